@@ -1,0 +1,1 @@
+//! Storage.conf: where the store lies, and what is refused.

@@ -1,0 +1,1 @@
+//! Applying a layer's tar to its directory.

@@ -1,0 +1,1 @@
+//! Segments of CRC-framed records with opaque payloads.

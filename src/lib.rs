@@ -1,0 +1,20 @@
+//! Reads and writes the containers-storage of podman, buildah, skopeo and CRI-O (overlay driver) with the
+//! guarantees of a database: every change is a journaled transaction that a crash cannot leave half done.
+
+#![deny(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+pub mod config;
+pub mod extract;
+pub mod fsio;
+pub mod ids;
+pub mod journal;
+pub mod lock;
+pub mod metadata;
+pub mod overlay;
+pub mod plan;
+pub mod recovery;
+#[cfg(feature = "registry")]
+pub mod registry;
+pub mod tarsplit;
+pub mod txn;

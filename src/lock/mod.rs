@@ -1,0 +1,1 @@
+//! Locks that exclude Go's, and the LastWrite token.

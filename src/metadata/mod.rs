@@ -1,0 +1,1 @@
+//! The JSON tables of the store.

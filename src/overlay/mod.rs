@@ -1,0 +1,1 @@
+//! Layer directories of the overlay driver.

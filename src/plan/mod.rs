@@ -1,0 +1,1 @@
+//! What a transaction does, step by step; shared by commit and recovery.

@@ -1,0 +1,1 @@
+//! Finishing or taking back what a crash left.

@@ -1,0 +1,5 @@
+//! Tar framing and tar-split.
+
+mod entry;
+
+pub use entry::{Entry, EntryKind, Time};
