@@ -9,6 +9,7 @@ pub mod extract;
 pub mod fsio;
 pub mod ids;
 pub mod journal;
+pub mod layout;
 pub mod lock;
 pub mod metadata;
 pub mod overlay;

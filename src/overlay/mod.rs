@@ -1,1 +1,15 @@
-//! Layer directories of the overlay driver.
+//! Layer directories of the overlay driver: what lies in `overlay/<id>/`, made and read.
+//!
+//! A layer's directory is identified by (id, LINKID): podman that makes the same layer again gives it another
+//! LINKID, so the pair never means two different trees.
+
+mod layer_dir;
+mod lower;
+mod seal;
+
+pub use layer_dir::{Facts, LayerDir, TreeId, link_target, read_link_id};
+pub use lower::Ancestry;
+pub use seal::{Seal, SealError};
+
+/// The name of the seal in a layer's directory.
+pub const SEAL: &str = "cstor-rs.seal";

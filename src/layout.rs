@@ -1,0 +1,296 @@
+//! Where things lie: the opened directories of a store, and every file name that cstor-rs makes, built and
+//! parsed here and nowhere else.
+//!
+//! `overlay/` may be bind-mounted on itself by podman at any moment. A rename by path from `cstor-rs/` into it
+//! then fails with EXDEV on one and the same filesystem, so all renames of layer trees go through a [`Route`]:
+//! handles that were all opened through one private clone of the graph root's mount.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+
+use crate::fsio::{self, Dir, Kind, Meta, Seam, optional};
+use crate::ids::{ImageId, LayerId, TxnId};
+
+/// The directory of cstor-rs in the graph root: invisible to every version of podman.
+pub const OWN: &str = "cstor-rs";
+/// Segments.
+pub const JOURNAL: &str = "journal";
+/// Layer trees that no record names yet.
+pub const STAGE: &str = "stage";
+/// Layer trees that no record names any more.
+pub const TRASH: &str = "trash";
+/// The table of layers.
+pub const LAYERS_JSON: &str = "layers.json";
+/// The table of images.
+pub const IMAGES_JSON: &str = "images.json";
+
+/// The name of a layer's tar-split in `overlay-layers/`.
+pub fn split_name(id: &LayerId) -> String {
+    format!("{id}.tar-split.gz")
+}
+
+/// The staging directory of a transaction inside `overlay-layers/` and `overlay-images/`.
+pub fn side_stage_name(txn: &TxnId) -> String {
+    format!(".cstor-rs-{txn}")
+}
+
+/// The transaction whose staging directory this is.
+pub fn parse_side_stage(name: &str) -> Option<TxnId> {
+    name.strip_prefix(".cstor-rs-")?.parse().ok()
+}
+
+/// A prepared table that waits for its rename: the marker of a step not yet done.
+pub fn marker_name(table: &str, txn: &TxnId) -> String {
+    format!(".tmp-{table}.{txn}")
+}
+
+/// A table being written, to replace a marker or to be renamed at once.
+pub fn scratch_name(table: &str, txn: &TxnId) -> String {
+    format!(".tmp-{table}.{txn}.scratch")
+}
+
+/// The transaction whose marker or scratch file this is.
+pub fn parse_marker(name: &str) -> Option<TxnId> {
+    let rest = name.strip_prefix(".tmp-")?;
+    let rest = rest.strip_prefix(LAYERS_JSON).or_else(|| rest.strip_prefix(IMAGES_JSON))?.strip_prefix('.')?;
+    rest.strip_suffix(".scratch").unwrap_or(rest).parse().ok()
+}
+
+/// Why a directory is no store that cstor-rs can work on.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum LayoutError {
+    #[error("there is no store at {}; the first pull makes one", path.display())]
+    NoStore { path: PathBuf },
+    #[error("the store at {} was made by the {driver} driver; cstor-rs works on overlay stores only", path.display())]
+    OtherDriver { path: PathBuf, driver: String },
+    #[error(
+        "the store at {} was used with fuse-overlayfs (overlay/.has-mount-program says true), whose whiteouts differ; use a store of native overlay",
+        path.display()
+    )]
+    MountProgram { path: PathBuf },
+    #[error("the store at {} belongs to user {owner}, this process is user {user}; run as user {owner}", path.display())]
+    OtherOwner { path: PathBuf, owner: u32, user: u32 },
+    #[error(
+        "overlay/ of the store at {} cannot be reached by rename from the graph root: {why}; \
+         it lies on another filesystem or subvolume, which is not supported yet", path.display()
+    )]
+    NoRoute { path: PathBuf, why: String },
+    #[error(transparent)]
+    Disk(#[from] fsio::Error),
+}
+
+/// The opened directories of a store.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// The graph root.
+    pub root: Dir,
+    /// `overlay/`.
+    pub overlay: Dir,
+    /// `overlay/l/`.
+    pub links: Dir,
+    /// `overlay-layers/`.
+    pub layers: Dir,
+    /// `overlay-images/`.
+    pub images: Dir,
+    /// `overlay-containers/`.
+    pub containers: Dir,
+    /// The run root, where mountpoints.json lies; it may be missing.
+    pub runroot: PathBuf,
+}
+
+impl Layout {
+    /// Opens the directories of an existing store.
+    ///
+    /// # Errors
+    ///
+    /// [`LayoutError::NoStore`] where `overlay-layers/` or `overlay-images/` is missing, and the refusals.
+    pub fn open(graphroot: &Path, runroot: &Path, seam: &Seam) -> Result<Self, LayoutError> {
+        let missing = || LayoutError::NoStore { path: graphroot.to_owned() };
+        let root = optional(Dir::open(graphroot, seam.clone()))?.ok_or_else(missing)?;
+        check(&root)?;
+        let sub = |dir: &Dir, name: &str| -> Result<Dir, LayoutError> { optional(dir.dir(name))?.ok_or_else(missing) };
+        let overlay = sub(&root, "overlay")?;
+        Ok(Self {
+            links: sub(&overlay, "l")?,
+            overlay,
+            layers: sub(&root, "overlay-layers")?,
+            images: sub(&root, "overlay-images")?,
+            containers: sub(&root, "overlay-containers")?,
+            root,
+            runroot: runroot.to_owned(),
+        })
+    }
+
+    /// Opens a store, making what is missing of it with the modes that podman gives.
+    ///
+    /// # Errors
+    ///
+    /// As [`Layout::open`] without `NoStore`.
+    pub fn create(graphroot: &Path, runroot: &Path, seam: &Seam) -> Result<Self, LayoutError> {
+        make_path(graphroot, seam)?;
+        let root = Dir::open(graphroot, seam.clone())?;
+        check(&root)?;
+        let overlay = root.ensure_dir("overlay", 0o700)?;
+        overlay.ensure_dir("l", 0o755)?;
+        for name in ["overlay-layers", "overlay-images", "overlay-containers"] {
+            root.ensure_dir(name, 0o700)?;
+        }
+        Self::open(graphroot, runroot, seam)
+    }
+
+    /// `cstor-rs/` and a directory in it, if they exist.
+    ///
+    /// # Errors
+    ///
+    /// That of openat(2).
+    pub fn own(&self, name: &str) -> fsio::Result<Option<Dir>> {
+        match optional(self.root.dir(OWN))? {
+            Some(own) => optional(own.dir(name)),
+            None => Ok(None),
+        }
+    }
+
+    /// `cstor-rs/` and a directory in it, made and synced if missing.
+    ///
+    /// # Errors
+    ///
+    /// Those of the verbs.
+    pub fn ensure_own(&self, name: &str) -> fsio::Result<Dir> {
+        self.root.ensure_dir(OWN, 0o700)?.ensure_dir(name, 0o700)
+    }
+
+    /// Whether `overlay/` holds a directory named like a layer: an empty layers.json is then not credible.
+    ///
+    /// # Errors
+    ///
+    /// That of getdents64(2).
+    pub fn has_layer_dirs(&self) -> fsio::Result<bool> {
+        has_id_dirs(&self.overlay, |name| name.parse::<LayerId>().is_ok())
+    }
+
+    /// Whether `overlay-images/` holds a directory named like an image.
+    ///
+    /// # Errors
+    ///
+    /// That of getdents64(2).
+    pub fn has_image_dirs(&self) -> fsio::Result<bool> {
+        has_id_dirs(&self.images, |name| name.parse::<ImageId>().is_ok())
+    }
+}
+
+fn has_id_dirs(dir: &Dir, is_id: impl Fn(&str) -> bool) -> fsio::Result<bool> {
+    Ok(dir.entries()?.iter().any(|(name, kind)| *kind == Kind::Dir && name.to_str().is_some_and(&is_id)))
+}
+
+/// Makes a directory and its missing parents, mode 0700, each parent synced.
+fn make_path(path: &Path, seam: &Seam) -> Result<(), LayoutError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(LayoutError::NoStore { path: path.to_owned() });
+    };
+    make_path(parent, seam)?;
+    Dir::open(parent, seam.clone())?.ensure_dir(name, 0o700)?;
+    Ok(())
+}
+
+fn check(root: &Dir) -> Result<(), LayoutError> {
+    let path = || root.path().to_owned();
+    let (owner, user) = (root.own_meta()?.uid, rustix::process::geteuid().as_raw());
+    if owner != user {
+        return Err(LayoutError::OtherOwner { path: path(), owner, user });
+    }
+    if root.meta("overlay-layers")?.is_none() {
+        for driver in ["vfs", "btrfs", "zfs", "aufs", "devicemapper"] {
+            if root.meta(format!("{driver}-layers"))?.is_some() {
+                return Err(LayoutError::OtherDriver { path: path(), driver: driver.to_owned() });
+            }
+        }
+    }
+    if let Some(overlay) = optional(root.dir("overlay"))?
+        && optional(overlay.read(".has-mount-program", 64))?.is_some_and(|text| text == b"true")
+    {
+        return Err(LayoutError::MountProgram { path: path() });
+    }
+    Ok(())
+}
+
+/// The handles that layer trees are renamed between: all of one mount, whatever podman mounts meanwhile.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// `overlay/`.
+    pub overlay: Dir,
+    /// `overlay/l/`.
+    pub links: Dir,
+    /// `cstor-rs/stage/`.
+    pub stage: Dir,
+    /// `cstor-rs/trash/`.
+    pub trash: Dir,
+}
+
+impl Route {
+    /// Opens the handles, through a private clone of the graph root's mount where `overlay/` is a mount point
+    /// of its own. Never mix handles from before and after a bind mount: take all from one route.
+    ///
+    /// # Errors
+    ///
+    /// [`LayoutError::NoRoute`] where `overlay/` lies on another filesystem.
+    pub fn open(layout: &Layout) -> Result<Self, LayoutError> {
+        layout.ensure_own(STAGE)?;
+        layout.ensure_own(TRASH)?;
+        let root = &layout.root;
+        // Opened anew: podman may have mounted since the layout was opened.
+        let outside = root.dir("overlay")?.own_meta()?;
+        let same_mount = matches!((root.own_meta()?.mount, outside.mount), (Some(a), Some(b)) if a == b);
+        let base = if same_mount { root.clone() } else { clone_of(root)? };
+        let overlay = base.dir("overlay")?;
+        let inside = overlay.own_meta()?;
+        if !same_object(&inside, &outside) {
+            let why = "another filesystem is mounted there".to_owned();
+            return Err(LayoutError::NoRoute { path: root.path().to_owned(), why });
+        }
+        let own = base.dir(OWN)?;
+        Ok(Self { links: overlay.dir("l")?, overlay, stage: own.dir(STAGE)?, trash: own.dir(TRASH)? })
+    }
+
+    /// Proves the route: renames an empty directory from `stage/` into `overlay/` and back. Equal device and
+    /// inode numbers prove nothing: a nested btrfs subvolume passes that test and still gives EXDEV. To be
+    /// called under layers.lock, released at once.
+    ///
+    /// # Errors
+    ///
+    /// [`LayoutError::NoRoute`] where the kernel refuses the rename.
+    pub fn prove(&self, txn: &TxnId, graphroot: &Path) -> Result<(), LayoutError> {
+        let (here, there) = (format!("{txn}.probe"), side_stage_name(txn));
+        self.stage.mkdir(&here, 0o700)?;
+        let tried = self.stage.rename(&here, &self.overlay, &there);
+        if tried.is_ok() {
+            self.overlay.rename(&there, &self.stage, &here)?;
+        }
+        self.stage.rmdir(&here)?;
+        tried.map_err(|error| match error.source.raw_os_error() {
+            Some(e) if e == Errno::XDEV.raw_os_error() => LayoutError::NoRoute { path: graphroot.to_owned(), why: error.to_string() },
+            _ => LayoutError::Disk(error),
+        })
+    }
+}
+
+fn same_object(a: &Meta, b: &Meta) -> bool {
+    a.device == b.device && a.inode == b.inode
+}
+
+fn clone_of(root: &Dir) -> Result<Dir, LayoutError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    match rustix::mount::open_tree(root.as_fd(), "", flags) {
+        Ok(fd) => Ok(Dir::from_fd(fd, root.path(), root.seam().clone())),
+        Err(error) => Err(LayoutError::NoRoute {
+            path: root.path().to_owned(),
+            why: format!("overlay/ is a mount point and open_tree failed: {}", std::io::Error::from(error)),
+        }),
+    }
+}
