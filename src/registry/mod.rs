@@ -1,1 +1,36 @@
-//! Images from registries.
+//! Images from registries and from layouts on disk.
+//!
+//! The parsers ([`reference`], [`platform`], [`manifest`], [`config`], [`challenge`]) are pure and take bytes; the
+//! transport ([`fetch`], [`layout`]) gives whole verified documents and streams, behind one small blocking trait
+//! ([`ImageSource`]). Everything that comes from outside is hostile: it has a limit, and the limit is checked
+//! before anything of that size is allocated.
+//!
+//! Invariants:
+//! - R1: a manifest or config is returned only after its bytes had the digest that was asked for.
+//! - R2: a blob's stream gives exactly its declared size and then ends, or it gives an error; never a short end.
+//!   Its digest is the reader's to check, in the same pass that unpacks it.
+//! - R3: credentials and tokens go to the host they are for, and never into a log or an error.
+
+mod auth;
+mod blob;
+pub mod challenge;
+pub mod config;
+pub mod credentials;
+mod error;
+pub mod fetch;
+mod http;
+pub mod layout;
+pub mod manifest;
+pub mod platform;
+pub mod reference;
+mod source;
+
+pub use config::ImageConfig;
+pub use credentials::Login;
+pub use error::{RegistryError, plain};
+pub use fetch::{Options, Registry};
+pub use layout::Layout;
+pub use manifest::{ContentError, Descriptor, ImageManifest, Index};
+pub use platform::Platform;
+pub use reference::{Reference, ReferenceError};
+pub use source::{Found, ImageSource, Place, Resolved};

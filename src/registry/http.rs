@@ -1,0 +1,308 @@
+//! One registry's HTTP connection: requests with the right headers, and errors that say what failed.
+
+use std::error::Error as StdError;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{RequestBuilder, Response, StatusCode, redirect};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::credentials::Login;
+use super::error::{RegistryError, plain};
+use super::fetch::Options;
+
+/// How much of an error page is read, in bytes.
+const ERROR_PAGE_MAX: usize = 16 << 10;
+/// The most of a registry's own words that an error shows, in characters.
+const SAID_MAX: usize = 300;
+/// The longest pause that a registry may ask for and get.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+const REDIRECTS_MAX: usize = 10;
+
+/// An attempt that failed, and whether another one makes sense.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Box<RegistryError>,
+    pub(super) again: Again,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    Never,
+    /// After the usual pause.
+    Soon,
+    /// After the pause the registry asked for.
+    After(Duration),
+}
+
+impl Failure {
+    pub(super) fn last(error: RegistryError) -> Self {
+        Self { error: error.into(), again: Again::Never }
+    }
+
+    pub(super) fn soon(error: RegistryError) -> Self {
+        Self { error: error.into(), again: Again::Soon }
+    }
+}
+
+/// A client for one repository of one registry.
+pub(super) struct Client {
+    pub(super) inner: reqwest::Client,
+    /// `HOST[:PORT]` as errors show it.
+    pub(super) host: String,
+    /// The repository.
+    pub(super) path: String,
+    pub(super) login: Option<Login>,
+    pub(super) stall: Duration,
+    scheme: &'static str,
+    api_host: String,
+    /// What answered the last challenge.
+    auth: Mutex<Option<HeaderValue>>,
+    pub(super) retries: u32,
+    pub(super) delay: Duration,
+}
+
+impl Client {
+    pub(super) fn new(reference: &super::Reference, options: &Options, login: Option<Login>) -> Result<Self, RegistryError> {
+        if rustls::crypto::CryptoProvider::get_default().is_none() && rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("another thread has installed the TLS provider");
+        }
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("cstor-rs/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            .referer(false)
+            .redirect(redirect::Policy::limited(REDIRECTS_MAX))
+            .connect_timeout(options.connect_timeout)
+            // With verification on nothing goes over plain http, redirects and token servers included.
+            .https_only(options.tls_verify)
+            .tls_danger_accept_invalid_certs(!options.tls_verify);
+        if is_loopback(reference.api_host()) {
+            builder = builder.no_proxy();
+        }
+        let inner = builder.build().map_err(|e| RegistryError::Client { source: e.into() })?;
+        Ok(Self {
+            inner,
+            host: reference.host().to_owned(),
+            path: reference.path().to_owned(),
+            login,
+            stall: options.stall,
+            scheme: "https",
+            api_host: reference.api_host().to_owned(),
+            auth: Mutex::new(None),
+            retries: options.retries,
+            delay: options.retry_delay,
+        })
+    }
+
+    /// Finds out whether a registry that need not be verified speaks https or http; https is tried first.
+    pub(super) async fn choose_scheme(&mut self) -> Result<(), Failure> {
+        self.scheme = "https";
+        let Err(failure) = self.send("the API", self.inner.get(self.url("/v2/"))).await else { return Ok(()) };
+        tracing::debug!(host = self.host, error = &*failure.error as &dyn StdError, "no https, trying http");
+        self.scheme = "http";
+        self.send("the API", self.inner.get(self.url("/v2/"))).await.map(|_| ())
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}://{}{path}", self.scheme, self.api_host)
+    }
+
+    /// GETs an object of the repository; answers a challenge once; any status but 200, 206 and 416 is an error.
+    pub(super) async fn get(&self, what: &str, path: &str, accept: &'static str, from: u64) -> Result<Response, Failure> {
+        let url = self.url(&format!("/v2/{}/{path}", self.path));
+        let mut challenged = false;
+        loop {
+            let used = self.auth.lock().await.clone();
+            let mut request = self.inner.get(&url).header(ACCEPT, accept);
+            if from > 0 {
+                request = request.header(RANGE, format!("bytes={from}-"));
+            }
+            if let Some(value) = &used {
+                request = request.header(AUTHORIZATION, value.clone());
+            }
+            let mut response = self.send(what, request).await?;
+            let status = response.status();
+            if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
+                return Ok(response);
+            }
+            let words = said(&mut response, self.stall).await;
+            let failure = status_error(what, &self.host, &response, words);
+            if status != StatusCode::UNAUTHORIZED || challenged {
+                return Err(failure);
+            }
+            challenged = true;
+            let headers: Vec<String> =
+                response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|h| h.to_str().ok().map(str::to_owned)).collect();
+            // One answer serves all threads: whoever comes second finds another header than the one it used.
+            let mut auth = self.auth.lock().await;
+            if *auth == used {
+                *auth = Some(self.answer(what, &headers, *failure.error).await?);
+            }
+        }
+    }
+
+    /// Sends a request and waits for the headers, not longer than a stall may last.
+    pub(super) async fn send(&self, what: &str, request: RequestBuilder) -> Result<Response, Failure> {
+        match timeout(self.stall, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(self.classify(what, 0, error)),
+            Err(_) => Err(Failure::soon(self.stalled(what, 0))),
+        }
+    }
+
+    /// The whole body of at most `max` bytes.
+    pub(super) async fn body(&self, what: &str, response: &mut Response, max: u64) -> Result<Vec<u8>, Failure> {
+        let too_long = |got: String| RegistryError::Length { what: what.to_owned(), host: self.host.clone(), declared: max, got };
+        if let Some(length) = response.content_length().filter(|l| *l > max) {
+            return Err(Failure::last(too_long(format!("{length} bytes announced"))));
+        }
+        let mut body = Vec::new();
+        loop {
+            let got = body.len() as u64;
+            match timeout(self.stall, response.chunk()).await {
+                Err(_) => return Err(Failure::soon(self.stalled(what, got))),
+                Ok(Err(error)) => return Err(self.classify(what, got, error)),
+                Ok(Ok(None)) => return Ok(body),
+                Ok(Ok(Some(bytes))) if got + bytes.len() as u64 > max => {
+                    return Err(Failure::last(too_long(format!("more than {max} bytes came"))));
+                }
+                Ok(Ok(Some(bytes))) => body.extend_from_slice(&bytes),
+            }
+        }
+    }
+
+    pub(super) fn stalled(&self, what: &str, got: u64) -> RegistryError {
+        RegistryError::Stalled { what: what.to_owned(), host: self.host.clone(), got, idle: self.stall, tries: 1 }
+    }
+
+    /// Sorts what reqwest says. Its URL is cut off: a redirect's may hold a signature.
+    pub(super) fn classify(&self, what: &str, got: u64, error: reqwest::Error) -> Failure {
+        let host = error.url().and_then(|u| u.host_str()).filter(|h| !self.api_host.starts_with(h)).map_or_else(
+            || self.host.clone(),
+            // The registry sent us there.
+            |other| format!("{} (by way of {})", plain(other, 100), self.host),
+        );
+        let error = error.without_url();
+        if error.is_redirect() {
+            let said = plain(&chain(&error), SAID_MAX);
+            return Failure::last(RegistryError::Server { what: what.to_owned(), host, status: "a bad redirect".into(), said });
+        }
+        if error.is_builder() {
+            let said = if self.scheme == "https" { "plain http is not used while TLS is verified" } else { "" };
+            return Failure::last(RegistryError::Server { what: what.to_owned(), host, status: "a bad address".into(), said: said.into() });
+        }
+        if is_tls(&error) {
+            return Failure::last(RegistryError::Tls { host, source: error.into() });
+        }
+        if error.is_connect() || error.is_timeout() {
+            return Failure::soon(RegistryError::Unreachable { host, source: error.into() });
+        }
+        Failure::soon(RegistryError::Broken { what: what.to_owned(), host, got, tries: 1, source: error.into() })
+    }
+}
+
+/// The error for a status that is none of success; `said` are the registry's own words.
+pub(super) fn status_error(what: &str, host: &str, response: &Response, said: String) -> Failure {
+    let (what, host) = (what.to_owned(), host.to_owned());
+    let status = response.status();
+    let pause = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
+    let again = pause.map_or(Again::Soon, |p| Again::After(p.min(PAUSE_MAX)));
+    match status {
+        StatusCode::NOT_FOUND => Failure::last(RegistryError::NotFound { what, host, said }),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::last(RegistryError::Unauthorized { what, host, said }),
+        StatusCode::TOO_MANY_REQUESTS => Failure { error: RegistryError::RateLimited { what, host, said }.into(), again },
+        status => {
+            let again = if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT { again } else { Again::Never };
+            Failure { error: RegistryError::Server { what, host, status: status.to_string(), said }.into(), again }
+        }
+    }
+}
+
+/// The registry's own words in an error page: its JSON errors, else the beginning of the text.
+pub(super) async fn said(response: &mut Response, stall: Duration) -> String {
+    let mut page = Vec::new();
+    while let Ok(Ok(Some(bytes))) = timeout(stall, response.chunk()).await {
+        page.extend(bytes.iter().take(ERROR_PAGE_MAX.saturating_sub(page.len())));
+        if page.len() >= ERROR_PAGE_MAX {
+            break;
+        }
+    }
+    words(&page)
+}
+
+fn words(page: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Page {
+        errors: Vec<Item>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Item {
+        code: Option<String>,
+        message: Option<String>,
+    }
+    if let Ok(page) = serde_json::from_slice::<Page>(page) {
+        let item = |i: Item| [i.code, i.message].into_iter().flatten().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(": ");
+        return plain(&page.errors.into_iter().map(item).collect::<Vec<_>>().join("; "), SAID_MAX);
+    }
+    let text = String::from_utf8_lossy(page);
+    // A page for people is noise here.
+    if text.trim_start().starts_with('<') { String::new() } else { plain(&text, SAID_MAX) }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        // An io::Error hides what it holds from source().
+        let held = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if cause.is::<rustls::Error>() || held.is_some_and(|h| h.is::<rustls::Error>()) {
+            return true;
+        }
+        next = held.map(|h| h as &dyn StdError).or_else(|| cause.source());
+    }
+    false
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(inner) => inner.split(']').next().unwrap_or(inner),
+        None => host.split(':').next().unwrap_or(host),
+    };
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|a| a.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registrys_words_are_shown_short_and_plain() {
+        assert_eq!(words(br#"{"errors":[{"code":"DENIED","message":"no\u001b[2J","detail":{}},{"message":"x"}]}"#), "DENIED: no[2J; x");
+        assert_eq!(words(b"gone\r\n away"), "gone away");
+        assert_eq!(words(b" <html>"), "");
+        assert_eq!(words(b"\xff\xfe"), "\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn loopback_is_told_by_name_and_address() {
+        for (host, want) in
+            [("localhost:5000", true), ("127.0.0.9", true), ("[::1]:80", true), ("localhost.io", false), ("[fe80::1]", false)]
+        {
+            assert_eq!(is_loopback(host), want, "{host}");
+        }
+    }
+}

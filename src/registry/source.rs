@@ -1,0 +1,158 @@
+//! Where images come from, in one small blocking trait.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use super::error::{RegistryError, Result};
+use super::manifest::{ContentError, Descriptor, Document, ImageManifest, Index};
+use super::platform::Platform;
+use super::reference::{Reference, ReferenceError};
+use super::{Layout, Options, Registry};
+use crate::ids::Digest;
+
+/// An image as found, before any of its layers is fetched.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The manifest of the one image.
+    pub image: ImageManifest,
+    /// The index it was chosen from, if there was one.
+    pub index: Option<Index>,
+}
+
+impl Resolved {
+    /// The digest that the reference stands for: the index's, else the manifest's.
+    pub fn digest(&self) -> &Digest {
+        self.index.as_ref().map_or(&self.image.digest, |i| &i.digest)
+    }
+}
+
+/// Something that has one image: a registry, a layout on disk.
+///
+/// Every call blocks; none may be made from inside an async task. The calls may be made from several threads.
+pub trait ImageSource: Send + Sync {
+    /// The manifest for a platform, digest verified.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`] naming the object.
+    fn manifest(&self, wanted: &Platform) -> Result<Resolved>;
+
+    /// The whole config, digest verified.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`] naming the object.
+    fn config(&self, config: &Descriptor) -> Result<Vec<u8>>;
+
+    /// The bytes of a layer: exactly as many as declared, or an error. The digest is the reader's to check.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`] naming the object, here or inside what the reader returns ([`RegistryError::within`]).
+    fn blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>>;
+}
+
+/// An image reference of the command line: a registry's, or `oci:DIR[:TAG]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a registry.
+    Registry(Reference),
+    /// In an OCI layout on disk.
+    Layout {
+        /// The layout's directory.
+        dir: PathBuf,
+        /// The entry in its index; none needed where there is only one.
+        tag: Option<String>,
+    },
+}
+
+/// An opened source and the name its image gets in the store.
+pub struct Found {
+    /// The source.
+    pub source: Box<dyn ImageSource>,
+    /// The name for images.json; none for a layout's only image.
+    pub name: Option<String>,
+}
+
+impl Place {
+    /// Opens the source; a registry is asked for nothing yet but which protocol it speaks, if that is in doubt.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`] naming the object.
+    pub fn open(&self, options: &Options) -> Result<Found> {
+        match self {
+            Self::Registry(reference) => {
+                let name = Some(reference.stored_name());
+                Ok(Found { source: Box::new(Registry::connect(reference.clone(), options)?), name })
+            }
+            Self::Layout { dir, tag } => {
+                // As podman: the tag is the image's name, under localhost/ unless it says otherwise.
+                let name = tag.as_deref().map(Reference::local).transpose().map_err(RegistryError::from)?;
+                Ok(Found { source: Box::new(Layout::open(dir, tag.clone())?), name: name.map(|n| n.stored_name()) })
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> std::result::Result<Self, ReferenceError> {
+        if let Some(rest) = text.strip_prefix("oci:") {
+            let (dir, tag) = match rest.split_once(':') {
+                Some((dir, tag)) => (dir, Some(tag).filter(|t| !t.is_empty())),
+                None => (rest, None),
+            };
+            return Ok(Self::Layout { dir: dir.into(), tag: tag.map(str::to_owned) });
+        }
+        let other = ["oci-archive:", "docker-archive:", "dir:", "containers-storage:", "docker-daemon:"];
+        if other.iter().any(|t| text.starts_with(t)) {
+            let text = text.chars().take(100).collect();
+            return Err(ReferenceError { text, part: "the transport", why: "is not supported yet; use docker:// or oci:" });
+        }
+        text.parse().map(Self::Registry)
+    }
+}
+
+/// Refuses bytes that have another digest than wanted.
+pub(super) fn verify(what: &str, host: &str, wanted: &Digest, bytes: &[u8]) -> Result<()> {
+    let got = Digest::of(bytes);
+    if got == *wanted {
+        return Ok(());
+    }
+    Err(RegistryError::Digest { what: what.to_owned(), host: host.to_owned(), wanted: wanted.clone(), got })
+}
+
+/// Goes from a document to the one image for a platform; `fetch` gets the chosen manifest.
+pub(super) fn resolve(
+    what: &str,
+    document: Document,
+    wanted: &Platform,
+    fetch: impl FnOnce(&Descriptor) -> Result<Document>,
+) -> Result<Resolved> {
+    let refuse = |source| RegistryError::Content { what: what.to_owned(), source };
+    let (image, index): (ImageManifest, Option<Index>) = match document {
+        Document::Image(image) => (image, None),
+        Document::Index(index) => match fetch(&index.choose(wanted).map_err(refuse)?)? {
+            Document::Image(image) => (image, Some(index)),
+            Document::Index(_) => return Err(refuse(ContentError::NestedIndex)),
+        },
+    };
+    Ok(Resolved { image, index })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_told_by_their_transport() {
+        let layout = |dir: &str, tag: Option<&str>| Place::Layout { dir: dir.into(), tag: tag.map(str::to_owned) };
+        assert_eq!("oci:/a/b".parse::<Place>().unwrap(), layout("/a/b", None));
+        assert_eq!("oci:b:app:1".parse::<Place>().unwrap(), layout("b", Some("app:1")));
+        assert_eq!("oci:b:".parse::<Place>().unwrap(), layout("b", None));
+        assert!(matches!("docker://q.io/a".parse::<Place>().unwrap(), Place::Registry(_)));
+        assert!("dir:/x".parse::<Place>().unwrap_err().to_string().contains("the transport is not supported yet"));
+    }
+}
