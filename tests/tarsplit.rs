@@ -111,7 +111,7 @@ fn lines(split: &[u8]) -> Vec<SplitEntry> {
 }
 
 #[test]
-fn crafted_tars_have_their_verdict_and_come_back_exactly() {
+fn i1_crafted_tars_have_their_verdict_and_come_back_exactly() {
     for Case { name, tar, refused, .. } in cases() {
         match (read(&tar, usize::MAX, Way::Chunks), refused) {
             (Err(error), Some(text)) => assert!(error.to_string().contains(text), "{name}: {error}"),
@@ -128,7 +128,7 @@ fn crafted_tars_have_their_verdict_and_come_back_exactly() {
 }
 
 #[test]
-fn no_path_has_two_file_entries() {
+fn i2_no_path_has_two_file_entries() {
     for Case { name, tar, refused, .. } in cases() {
         if refused.is_some() {
             continue;
@@ -183,7 +183,7 @@ fn how_the_tar_arrives_and_is_read_changes_nothing() {
 }
 
 #[test]
-fn every_cut_of_a_tar_is_refused_or_exact() {
+fn i1_every_cut_of_a_tar_is_refused_or_exact() {
     let whole = tars::small();
     for cut in 0..=whole.len() {
         match (read(&whole[..cut], usize::MAX, Way::Chunks), Cut::of(&whole, cut).refused()) {
@@ -254,6 +254,30 @@ fn a_body_that_is_not_the_recorded_one_is_refused() {
     assert!(matches!(wrong, Err(SplitError::Crc { .. })));
 }
 
+#[test]
+fn a_body_that_is_gone_from_disk_moves_into_segments() {
+    let body: Vec<u8> = (0..2_500_000u32).map(|n| (n % 241) as u8).collect();
+    let tar = tar(&[tars::dir("d"), file("d/x", &body), file("y", b"stays"), file("d", b"file now")]);
+    let layer = read(&tar, usize::MAX, Way::Chunks).unwrap();
+    assert!(layer.totals.must_rewrite);
+    let split = rewrite(&layer.first[..], Vec::new(), &layer.totals.repeated, |number, _| Ok((number == 0).then_some(&body[..]))).unwrap();
+    let shape: Vec<String> = lines(&split)
+        .into_iter()
+        .map(|entry| match entry {
+            SplitEntry::Segment(bytes) => bytes.len().to_string(),
+            SplitEntry::File { name, size, .. } => format!("{}:{size}", name.escape_ascii()),
+        })
+        .collect();
+    let last = 2_500_000 - (2 << 20);
+    let pad = 512 - 2_500_000 % 512 + 512;
+    assert_eq!(shape, ["512", "512", "1048576", "1048576", &last.to_string(), &pad.to_string(), "y:5", "1019", "d:8", "1528"]);
+    let mut out = Vec::new();
+    let open = |name: &[u8]| Ok(if name == b"y" { &b"stays"[..] } else { b"file now" });
+    reassemble(&split[..], open, &mut out).unwrap();
+    assert!(out == tar);
+    assert_eq!(headers(&split[..]).map(Result::unwrap).collect::<Vec<_>>(), layer.entries);
+}
+
 /// The gzip of some JSON text.
 fn gzip(text: &str) -> Vec<u8> {
     let mut out = flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::fast());
@@ -276,6 +300,7 @@ fn tar_splits_of_go_are_read_with_their_oddities() {
     assert_eq!(reassemble(&split[..], |_| Err::<&[u8], _>(io::ErrorKind::NotFound.into()), &mut out).unwrap(), 512);
     let entries: Vec<Entry> = headers(&split[..]).map(Result::unwrap).collect();
     assert_eq!((entries.len(), entries[0].size), (1, 0));
+    assert_eq!(lines(&gzip("")), []);
     let two_streams = [gzip("{\"type\":2,\"payload\":\"YQ==\",\"position\":0}\n"), gzip("")].concat();
     assert_eq!(lines(&two_streams), [SplitEntry::Segment(b"a".to_vec())]);
 }
@@ -286,9 +311,7 @@ fn damaged_tar_splits_are_refused() {
     let fails = |split: &[u8]| reassemble(split, |_| Ok(io::empty()), io::sink()).unwrap_err();
     for cut in 0..good.len() {
         // Nothing at all is what a crash leaves of a file made in place.
-        if cut > 0 {
-            assert!(matches!(fails(&good[..cut]), SplitError::Read { .. }), "cut at {cut}");
-        }
+        assert!(matches!(fails(&good[..cut]), SplitError::Read { .. }), "cut at {cut}");
     }
     assert!(matches!(fails(b"not gzip at all"), SplitError::Read { .. }));
     assert!(matches!(fails(&gzip("{\"type\":2")), SplitError::Json { position: 0, .. }));
