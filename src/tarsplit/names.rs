@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_names_cost_less_than_20_million_bytes() {
+    fn i3_a_million_names_cost_less_than_20_million_bytes() {
         let mut names = Names::new();
         for number in 0..1_000_000u32 {
             assert!(!names.insert(format!("usr/share/{number}").as_bytes()));

@@ -1,6 +1,6 @@
 //! Reads a tar-split as a stream of entries.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
@@ -41,12 +41,18 @@ pub struct SplitReader<R> {
     lines: BufReader<MultiGzDecoder<BufReader<R>>>,
     line: Vec<u8>,
     position: u64,
+    started: bool,
 }
 
 impl<R: Read> SplitReader<R> {
     /// Reads the gzip file `split`.
     pub fn new(split: R) -> Self {
-        Self { lines: BufReader::with_capacity(64 << 10, MultiGzDecoder::new(BufReader::new(split))), line: Vec::new(), position: 0 }
+        Self {
+            lines: BufReader::with_capacity(64 << 10, MultiGzDecoder::new(BufReader::new(split))),
+            line: Vec::new(),
+            position: 0,
+            started: false,
+        }
     }
 
     /// Entries read so far.
@@ -62,6 +68,9 @@ impl<R: Read> SplitReader<R> {
     #[allow(clippy::should_implement_trait)] // fallible: `while let Some(..) = ..next()?` reads better
     pub fn next(&mut self) -> Result<Option<SplitEntry>, SplitError> {
         let position = self.position;
+        if !std::mem::replace(&mut self.started, true) {
+            self.refuse_empty_file()?;
+        }
         loop {
             self.line.clear();
             let line = (&mut self.lines).take(LINE_MAX + 1).read_until(b'\n', &mut self.line);
@@ -78,6 +87,15 @@ impl<R: Read> SplitReader<R> {
         let line = serde_json::from_slice(&self.line).map_err(|source| SplitError::Json { position, source })?;
         self.position += 1;
         entry(line).map(Some).map_err(|what| SplitError::Entry { position, what })
+    }
+
+    /// A file of no bytes is what a power cut leaves, not a gzip of nothing; the decompressor takes it for one.
+    fn refuse_empty_file(&mut self) -> Result<(), SplitError> {
+        match self.lines.get_mut().get_mut().fill_buf() {
+            Ok([]) => Err(SplitError::Read { position: 0, source: io::ErrorKind::UnexpectedEof.into() }),
+            Ok(_) => Ok(()),
+            Err(source) => Err(SplitError::Read { position: 0, source }),
+        }
     }
 }
 
