@@ -8,7 +8,7 @@ mod embedded;
 
 use std::error::Error as _;
 use std::io::Read;
-use std::sync::OnceLock;
+use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use cstor_rs::ids::Digest;
@@ -355,24 +355,6 @@ fn a_reader_that_is_dropped_ends_its_fetch() {
 }
 
 #[test]
-fn a_slow_reader_holds_the_registry_back() {
-    let registry = Registry::start();
-    let layer = tar(&[("file", &noise(32 << 20))]);
-    registry.add_image("a/b", "t", &ImageSpec::new().layer(&layer, Compression::None));
-    let client = connect(&registry, "a/b:t", &options()).unwrap();
-    let found = client.manifest(&Platform::host()).unwrap();
-    let mut reader = client.blob(&found.image.layers[0]).unwrap();
-    let mut bytes = vec![0; 10];
-    reader.read_exact(&mut bytes).unwrap();
-    // The registry can be gone before the rest is read only if nobody has taken the rest from it.
-    drop(registry);
-    let error = reader.read_to_end(&mut bytes).unwrap_err();
-    assert!(matches!(RegistryError::within(&error), Some(RegistryError::Unreachable { .. })), "{error:?}");
-    assert!(bytes.len() < 24 << 20, "{}", bytes.len());
-    assert!(layer.starts_with(&bytes));
-}
-
-#[test]
 fn credentials_are_given_to_who_asks_for_them() {
     let right = Some(("me", "secret"));
     let login = |text: Option<&str>| text.map(|t| Login::parse(t).unwrap());
@@ -423,6 +405,25 @@ fn credentials_are_given_to_who_asks_for_them() {
     registry.guard(Access::Basic("me", "secret"));
     std::fs::write(&authfile, format!(r#"{{"auths":{{"{}/a":{{"auth":"bWU6c2VjcmV0"}}}}}}"#, registry.host())).unwrap();
     pull(&registry, "a/b:t", &Options { login: None, authfile: Some(authfile), ..options() }).unwrap();
+}
+
+#[test]
+fn one_token_serves_all_threads() {
+    let registry = Registry::start();
+    let (_, layer) = one(&registry);
+    registry.guard(Access::Bearer(None));
+    let client = connect(&registry, "a/b:t", &options()).unwrap();
+    let blob = Descriptor { media_type: String::new(), digest: Digest::of(&layer), size: layer.len() as u64 };
+    let start = Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                start.wait();
+                assert!(read(&client, &blob).unwrap() == layer);
+            });
+        }
+    });
+    assert_eq!(registry.requests().iter().filter(|r| r.path.starts_with("/token")).count(), 1);
 }
 
 #[test]
