@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::challenge::{self, Challenge};
 use super::credentials::Login;
 use super::error::RegistryError;
-use super::http::{Client, Failure, said, status_error};
+use super::http::{Client, Failure, host_of, said, status_error};
 
 /// The largest answer of a token server, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;
@@ -40,7 +40,7 @@ impl Client {
         let realm = bearer.param("realm").unwrap_or_default();
         let url = Url::parse(realm).ok().filter(|u| matches!(u.scheme(), "http" | "https"));
         let mut url = url.ok_or_else(|| bad("a challenge without a usable realm", &self.host, realm))?;
-        let server = url.host_str().unwrap_or_default().to_owned();
+        let server = host_of(&url);
         let service = bearer.param("service").filter(|s| !s.is_empty());
         let default_scope = format!("repository:{}:pull", self.path);
         let scope = bearer.param("scope").filter(|s| !s.is_empty()).unwrap_or(&default_scope);

@@ -250,3 +250,31 @@ impl Fetch {
         Failure::last(RegistryError::Length { what, host, declared: self.blob.size, got })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::ids::Digest;
+    use crate::registry::Options;
+
+    #[test]
+    fn a_slow_reader_holds_the_fetch_back() {
+        let options = Options { tls_verify: false, ..Options::default() };
+        let client = Client::new(&"127.0.0.1:1/a".parse().unwrap(), &options, None).unwrap();
+        let (words, heard) = channel();
+        let room = Arc::new(Semaphore::new(ROOM));
+        let blob = Descriptor { media_type: String::new(), digest: Digest::of(b""), size: u64::MAX };
+        let mut fetch =
+            Fetch { client: Arc::new(client), blob, what: String::new(), at: 0, ranges: true, opened: true, words, room: room.clone() };
+        let mut sent = pin!(fetch.hand_over(Bytes::from(vec![0; ROOM + 1])));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(sent.as_mut().poll(&mut context).is_pending());
+        let held: usize = heard.try_iter().map(|w| if let Word::Bytes(b) = w { b.len() } else { 0 }).sum();
+        assert_eq!(held, ROOM);
+        room.add_permits(1);
+        assert!(matches!(sent.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
+    }
+}

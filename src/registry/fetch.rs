@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::blob::BlobReader;
 use super::credentials::{self, Login};
 use super::error::{RegistryError, Result};
-use super::http::{Again, Client, Failure};
+use super::http::{Again, Client, Failure, status_error};
 use super::manifest::{self, ACCEPT, Descriptor, Document, MANIFEST_MAX};
 use super::platform::Platform;
 use super::reference::Reference;
@@ -219,6 +220,10 @@ async fn whole(
     loop {
         let attempt = async {
             let mut response = client.get(what, path, accept, 0).await?;
+            if response.status() != StatusCode::OK {
+                // A part, or no part, of something that was asked for whole.
+                return Err(status_error(what, &client.host, &response, String::new()));
+            }
             let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
             let content_type = header(CONTENT_TYPE.as_str());
             let said = header("docker-content-digest").and_then(|d| d.parse().ok());

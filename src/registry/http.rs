@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -180,11 +180,11 @@ impl Client {
 
     /// Sorts what reqwest says. Its URL is cut off: a redirect's may hold a signature.
     pub(super) fn classify(&self, what: &str, got: u64, error: reqwest::Error) -> Failure {
-        let host = error.url().and_then(|u| u.host_str()).filter(|h| !self.api_host.starts_with(h)).map_or_else(
-            || self.host.clone(),
-            // The registry sent us there.
-            |other| format!("{} (by way of {})", plain(other, 100), self.host),
-        );
+        // Another host is one that the registry sent us to.
+        let host = match error.url().map(host_of).filter(|h| !h.is_empty() && *h != self.api_host) {
+            Some(other) => format!("{} (by way of {})", plain(&other, 100), self.host),
+            None => self.host.clone(),
+        };
         let error = error.without_url();
         if error.is_redirect() {
             let said = plain(&chain(&error), SAID_MAX);
@@ -194,14 +194,26 @@ impl Client {
             let said = if self.scheme == "https" { "plain http is not used while TLS is verified" } else { "" };
             return Failure::last(RegistryError::Server { what: what.to_owned(), host, status: "a bad address".into(), said: said.into() });
         }
-        if is_tls(&error) {
+        if any_cause(&error, |c| c.is::<rustls::Error>()) {
             return Failure::last(RegistryError::Tls { host, source: error.into() });
+        }
+        // TCP does not end while it connects: it was TLS that the other side hung up on.
+        if error.is_connect()
+            && any_cause(&error, |c| c.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof))
+        {
+            return Failure::soon(RegistryError::Tls { host, source: error.into() });
         }
         if error.is_connect() || error.is_timeout() {
             return Failure::soon(RegistryError::Unreachable { host, source: error.into() });
         }
         Failure::soon(RegistryError::Broken { what: what.to_owned(), host, got, tries: 1, source: error.into() })
     }
+}
+
+/// `HOST[:PORT]` of an address.
+pub(super) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// The error for a status that is none of success; `said` are the registry's own words.
@@ -264,14 +276,15 @@ fn chain(error: &dyn StdError) -> String {
     text
 }
 
-fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+/// Whether an error or one of its causes is of a kind.
+fn any_cause(error: &(dyn StdError + 'static), kind: impl Fn(&(dyn StdError + 'static)) -> bool) -> bool {
     let mut next = Some(error);
     while let Some(cause) = next {
-        // An io::Error hides what it holds from source().
-        let held = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if cause.is::<rustls::Error>() || held.is_some_and(|h| h.is::<rustls::Error>()) {
+        if kind(cause) {
             return true;
         }
+        // An io::Error hides what it holds from source().
+        let held = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         next = held.map(|h| h as &dyn StdError).or_else(|| cause.source());
     }
     false

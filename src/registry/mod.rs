@@ -1,6 +1,6 @@
 //! Images from registries and from layouts on disk.
 //!
-//! The parsers ([`reference`], [`platform`], [`manifest`], [`config`], [`challenge`]) are pure and take bytes; the
+//! The parsers ([`mod@reference`], [`platform`], [`manifest`], [`config`], [`challenge`]) are pure and take bytes; the
 //! transport ([`fetch`], [`layout`]) gives whole verified documents and streams, behind one small blocking trait
 //! ([`ImageSource`]). Everything that comes from outside is hostile: it has a limit, and the limit is checked
 //! before anything of that size is allocated.
