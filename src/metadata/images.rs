@@ -15,7 +15,7 @@ use crate::ids::{Digest, ImageId, LayerId};
 #[derive(Debug, Clone, Default)]
 pub struct Images {
     table: Table<Image>,
-    /// Slots by name, digest and layer. They are only ever added to: who looks asks the record itself.
+    /// Slots by name, digest and layer. Some may be out of date: who looks asks the record itself.
     names: HashMap<String, Vec<usize>>,
     digests: HashMap<Digest, Vec<usize>>,
     layers: HashMap<LayerId, Vec<usize>>,
@@ -246,6 +246,13 @@ impl Images {
     }
 
     fn put(&mut self, slot: usize, image: Image) {
+        // A name that moves through many images would otherwise leave a trail that every later move walks.
+        let lost = self.table.at(slot).into_iter().flat_map(Image::names).filter(|name| !image.names().contains(name));
+        for name in lost {
+            if let Some(slots) = self.names.get_mut(name) {
+                slots.retain(|s| *s != slot);
+            }
+        }
         self.table.replace(slot, image);
         self.note(slot);
     }
