@@ -14,8 +14,12 @@ pub mod lock;
 pub mod metadata;
 pub mod overlay;
 pub mod plan;
+#[cfg(feature = "registry")]
+pub mod pull;
+pub mod read;
 pub mod recovery;
 #[cfg(feature = "registry")]
 pub mod registry;
+pub mod store;
 pub mod tarsplit;
 pub mod txn;

@@ -1,1 +1,28 @@
-//! Applying a layer's tar to its directory.
+//! Applying a layer's tar to its directory, in one streaming pass.
+//!
+//! ```text
+//! blob -> sha256 -> decompress --buffers--> sha256 -> framing -> tar-split
+//!         (one thread)                     (the other)        -> tree
+//! ```
+//!
+//! Invariants:
+//! - E1: nothing outside the layer's root is touched, whatever the tar says: parents are resolved with the root as
+//!   `/` (openat2, RESOLVE_IN_ROOT), the last component is never followed.
+//! - E2: the tar-split reassembles to the very tar that was read, from what is on disk after the pass.
+//! - E3: memory does not grow with the layer, but for the set of paths that finds duplicates.
+//!
+//! `trusted.overlay.*` attributes of a layer are not applied: they forge the overlay's own metadata (opaque
+//! directories, redirects) without any whiteout in the tar. Without root the same holds for `user.overlay.*`.
+
+mod decompress;
+mod error;
+mod layer;
+mod path;
+mod spill;
+mod tree;
+mod verify;
+
+pub use decompress::Compression;
+pub use error::ExtractError;
+pub use layer::{Extracted, Options, layer};
+pub use verify::{Depth, verify};

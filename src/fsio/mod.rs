@@ -13,12 +13,14 @@ mod dir;
 mod error;
 mod file;
 mod hook;
+mod ofd;
 mod tree;
 
 pub use dir::{Dir, Kind, Meta, Mode};
 pub use error::{Error, Result, optional};
 pub use file::File;
 pub use hook::{At, Hook, NoHook, Op};
+pub use ofd::LockOwner;
 
 use std::io;
 use std::sync::Arc;

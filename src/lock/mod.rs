@@ -1,1 +1,222 @@
 //! Locks that exclude Go's, and the LastWrite token.
+//!
+//! Several locks are taken only through [`StoreLocks`], in Go's order layers, images, containers. There is no upgrade
+//! from shared to exclusive: OFD locks have no deadlock detection, and two that upgrade hang. There is no timed wait
+//! in the kernel, so waiting polls with 1 to 20 ms of jitter.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::fsio::{self, Dir, File, LockOwner};
+use crate::ids::random_bytes;
+
+const LAYERS_LOCK: &str = "layers.lock";
+const IMAGES_LOCK: &str = "images.lock";
+const CONTAINERS_LOCK: &str = "containers.lock";
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum LockError {
+    #[error("{} is held by {holder} for more than {waited_ms} ms; wait for it to end, or end it", path.display())]
+    Busy { path: PathBuf, holder: String, waited_ms: u128 },
+    #[error("cancelled while waiting for {}", path.display())]
+    Cancelled { path: PathBuf },
+    #[error(transparent)]
+    Disk(#[from] fsio::Error),
+    #[error("no random bytes for a lock token")]
+    Random(#[source] std::io::Error),
+}
+
+/// How long to wait for a lock, and when to stop waiting.
+#[derive(Clone, Copy)]
+pub struct Wait<'a> {
+    limit: Duration,
+    cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
+}
+
+impl std::fmt::Debug for Wait<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wait").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Wait<'a> {
+    /// Waits this long at most.
+    pub fn limit(limit: Duration) -> Self {
+        Self { limit, cancelled: None }
+    }
+
+    /// Waits this long at most, and gives up as soon as `cancelled` says so.
+    pub fn new(limit: Duration, cancelled: &'a (dyn Fn() -> bool + Sync)) -> Self {
+        Self { limit, cancelled: Some(cancelled) }
+    }
+}
+
+/// One lock file, locked. Dropping it releases.
+#[derive(Debug)]
+struct Held {
+    file: File,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Unlock, then close: after close alone a forked child still holds it.
+        if let Err(error) = self.file.unlock() {
+            tracing::error!(error = &error as &dyn std::error::Error, "a lock could not be released");
+        }
+    }
+}
+
+fn take(dir: &Dir, name: &str, exclusive: bool, wait: &Wait<'_>) -> Result<Held, LockError> {
+    let file = dir.file_or_create(name, 0o644)?;
+    let start = Instant::now();
+    let mut told = false;
+    loop {
+        if file.try_lock(exclusive)? {
+            return Ok(Held { file });
+        }
+        let waited = start.elapsed();
+        if wait.cancelled.is_some_and(|cancelled| cancelled()) {
+            return Err(LockError::Cancelled { path: file.path() });
+        }
+        if waited >= wait.limit {
+            return Err(LockError::Busy { path: file.path(), holder: describe(&file), waited_ms: waited.as_millis() });
+        }
+        if !told && waited >= Duration::from_secs(1) {
+            told = true;
+            tracing::warn!(path = %file.path().display(), holder = describe(&file), "waiting for a lock");
+        }
+        let [jitter] = random_bytes::<1>().map_err(LockError::Random)?;
+        std::thread::sleep(Duration::from_millis(1 + u64::from(jitter) % 20).min(wait.limit.saturating_sub(waited)));
+    }
+}
+
+/// Who holds a lock, in words.
+fn describe(file: &File) -> String {
+    let pid = match file.lock_owner() {
+        Ok(Some(LockOwner::Process(pid))) => Some(pid),
+        Ok(Some(LockOwner::Description)) => find_description(file),
+        _ => None,
+    };
+    match pid {
+        Some(pid) => {
+            let command = fs_err::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("process {pid} ({})", command.trim_end())
+        }
+        None => "another process".to_owned(),
+    }
+}
+
+/// The process with an OFD lock on this inode, from `/proc/*/fdinfo`.
+fn find_description(file: &File) -> Option<i32> {
+    let (_, inode) = file.links_and_inode().ok()?;
+    let want = format!(":{inode} ");
+    for process in fs_err::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let Ok(infos) = fs_err::read_dir(process.path().join("fdinfo")) else { continue };
+        for info in infos.flatten() {
+            let Ok(text) = fs_err::read_to_string(info.path()) else { continue };
+            if text.lines().any(|line| line.starts_with("lock:") && line.contains("OFDLCK") && line.contains(&want)) {
+                return Some(pid);
+            }
+        }
+    }
+    None
+}
+
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
+/// A LastWrite token: time in ns, a counter, the pid, 44 random bytes.
+fn token() -> Result<[u8; 64], LockError> {
+    let mut token = [0u8; 64];
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+    let random = random_bytes::<44>().map_err(LockError::Random)?;
+    let parts: [&[u8]; 4] =
+        [&nanos.to_le_bytes(), &WRITES.fetch_add(1, Ordering::Relaxed).to_le_bytes(), &std::process::id().to_le_bytes(), &random];
+    let mut rest = token.as_mut_slice();
+    for part in parts {
+        let (head, tail) = rest.split_at_mut(part.len());
+        head.copy_from_slice(part);
+        rest = tail;
+    }
+    Ok(token)
+}
+
+/// The one way to hold several locks of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreLocks;
+
+/// All three locks, exclusive.
+#[derive(Debug)]
+pub struct StoreWriteGuard {
+    layers: Held,
+    images: Held,
+    _containers: Held,
+}
+
+/// All three locks, shared.
+#[derive(Debug)]
+pub struct StoreReadGuard {
+    _held: [Held; 3],
+}
+
+/// layers.lock, exclusive.
+#[derive(Debug)]
+pub struct LayersGuard {
+    _layers: Held,
+}
+
+impl StoreLocks {
+    /// Takes all three locks exclusively.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Busy`] when one is held for longer than `wait` allows.
+    pub fn write(layers: &Dir, images: &Dir, containers: &Dir, wait: &Wait<'_>) -> Result<StoreWriteGuard, LockError> {
+        let layers = take(layers, LAYERS_LOCK, true, wait)?;
+        let images = take(images, IMAGES_LOCK, true, wait)?;
+        Ok(StoreWriteGuard { layers, images, _containers: take(containers, CONTAINERS_LOCK, true, wait)? })
+    }
+
+    /// Takes all three locks shared: keep it short, even a shared hold stops every podman command.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreLocks::write`].
+    pub fn read(layers: &Dir, images: &Dir, containers: &Dir, wait: &Wait<'_>) -> Result<StoreReadGuard, LockError> {
+        let layers = take(layers, LAYERS_LOCK, false, wait)?;
+        let images = take(images, IMAGES_LOCK, false, wait)?;
+        Ok(StoreReadGuard { _held: [layers, images, take(containers, CONTAINERS_LOCK, false, wait)?] })
+    }
+
+    /// Takes layers.lock alone, exclusively.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreLocks::write`].
+    pub fn write_layers(layers: &Dir, wait: &Wait<'_>) -> Result<LayersGuard, LockError> {
+        Ok(LayersGuard { _layers: take(layers, LAYERS_LOCK, true, wait)? })
+    }
+}
+
+impl StoreWriteGuard {
+    /// Writes a new token into layers.lock: before layers.json is renamed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk and of the random source.
+    pub fn touch_layers(&mut self) -> Result<(), LockError> {
+        Ok(self.layers.file.write_token(&token()?)?)
+    }
+
+    /// Writes a new token into images.lock: before images.json is renamed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk and of the random source.
+    pub fn touch_images(&mut self) -> Result<(), LockError> {
+        Ok(self.images.file.write_token(&token()?)?)
+    }
+}

@@ -229,7 +229,11 @@ impl Image {
     }
 
     /// The same record without any name and history.
-    pub(super) fn nameless(&self) -> Result<Self, ParseError> {
+    ///
+    /// # Errors
+    ///
+    /// None in practice: an edit of a valid record is valid.
+    pub fn nameless(&self) -> Result<Self, ParseError> {
         self.changed(&[("names", None), ("names-history", None)])
     }
 

@@ -1,1 +1,21 @@
 //! Finishing or taking back what a crash left.
+//!
+//! Recovery costs O(journal): it reads the segments and what they name, never the store. It may be interrupted at
+//! any point and run again. Markers decide, not guesses: a prepared table exists if and only if its rename has not
+//! happened.
+//!
+//! Invariants:
+//! - R1: before the pivot always back, from it on always forward; the one exception is `Decision::Abandon`.
+//! - R2: a segment goes last: it exists as long as anything it names can exist in staging.
+//! - R3: one syncfs first: what is found applied in the page cache is not yet on the medium.
+//! - R4: nothing that got another owner since is touched.
+
+mod decide;
+mod inspect;
+mod pass;
+mod sweep;
+
+pub use decide::{Decision, decide};
+pub use inspect::{SegmentInfo, segments};
+pub use pass::{Outcome, RecoveryError, Report, candidates, run, run_locked};
+pub use sweep::{SweepError, sweep};

@@ -1,1 +1,26 @@
-//! Transactions.
+//! Transactions: stage without a store lock, prepare under the locks, commit.
+//!
+//! ```text
+//! WriteTxn  --prepare-->  PreparedTxn  --commit-->  Receipt
+//! (stages, no lock)       (all locks, intent durable)
+//! ```
+//!
+//! Invariants:
+//! - T1: no store lock is held while anything is downloaded, unpacked, verified or synced by syncfs.
+//! - T2: whatever the intent names was synced by a syncfs that began after it was written or looked at.
+//! - T3: dropping a transaction at any stage leaves the store as it was.
+
+mod begin;
+mod commit;
+mod error;
+mod files;
+mod inspect;
+mod prepare;
+mod stage;
+
+pub use begin::{SyncMode, TxnOptions, WriteTxn};
+pub use commit::{CommitError, Receipt};
+pub use error::TxnError;
+pub use inspect::{Inspection, inspect};
+pub use prepare::{Prepared, PreparedTxn};
+pub use stage::{ImageSpec, LayerSpec, StagedLayer};

@@ -5,14 +5,19 @@
 //! then fails with EXDEV on one and the same filesystem, so all renames of layer trees go through a [`Route`]:
 //! handles that were all opened through one private clone of the graph root's mount.
 
+mod tables;
+
+pub use tables::{Tables, TablesError};
+
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
-use crate::fsio::{self, Dir, Kind, Meta, Seam, optional};
-use crate::ids::{ImageId, LayerId, TxnId};
+use crate::fsio::{self, Dir, Meta, Seam, optional};
+use crate::ids::{LayerId, TxnId};
+use crate::metadata::{self, Images, Layers, LoadError};
 
 /// The directory of cstor-rs in the graph root: invisible to every version of podman.
 pub const OWN: &str = "cstor-rs";
@@ -163,27 +168,23 @@ impl Layout {
         self.root.ensure_dir(OWN, 0o700)?.ensure_dir(name, 0o700)
     }
 
-    /// Whether `overlay/` holds a directory named like a layer: an empty layers.json is then not credible.
+    /// layers.json. Empty counts as empty only where `overlay/` holds no layer.
     ///
     /// # Errors
     ///
-    /// That of getdents64(2).
-    pub fn has_layer_dirs(&self) -> fsio::Result<bool> {
-        has_id_dirs(&self.overlay, |name| name.parse::<LayerId>().is_ok())
+    /// A table that cannot be read or believed.
+    pub fn load_layers(&self) -> Result<Layers, LoadError> {
+        metadata::load(&self.layers, LAYERS_JSON, Some(&self.overlay))
     }
 
-    /// Whether `overlay-images/` holds a directory named like an image.
+    /// images.json. Empty counts as empty only where `overlay-images/` holds no image.
     ///
     /// # Errors
     ///
-    /// That of getdents64(2).
-    pub fn has_image_dirs(&self) -> fsio::Result<bool> {
-        has_id_dirs(&self.images, |name| name.parse::<ImageId>().is_ok())
+    /// A table that cannot be read or believed.
+    pub fn load_images(&self) -> Result<Images, LoadError> {
+        metadata::load(&self.images, IMAGES_JSON, Some(&self.images))
     }
-}
-
-fn has_id_dirs(dir: &Dir, is_id: impl Fn(&str) -> bool) -> fsio::Result<bool> {
-    Ok(dir.entries()?.iter().any(|(name, kind)| *kind == Kind::Dir && name.to_str().is_some_and(&is_id)))
 }
 
 /// Makes a directory and its missing parents, mode 0700, each parent synced.

@@ -1,0 +1,101 @@
+//! Arguments, exit codes, and one file per command. stdout carries results, stderr the rest.
+
+mod exit;
+mod images;
+mod info;
+mod journal;
+mod layers;
+mod progress;
+mod pull;
+mod recover;
+mod signals;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use cstor_rs::config::{Config, Environment, Overrides};
+use cstor_rs::store::{Store, StoreOptions};
+
+/// Read and write podman's image store with the guarantees of a database
+#[derive(Parser)]
+#[command(name = "cstor-rs", version, propagate_version = true)]
+struct Args {
+    /// Use the store in this directory
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Use this directory for what lasts until the next boot
+    #[arg(long, global = true, value_name = "DIR")]
+    runroot: Option<PathBuf>,
+    /// Log this much: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    log_level: tracing_subscriber::filter::LevelFilter,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Pull images; each in its own transaction, or all in one
+    Pull(pull::Args),
+    /// List images
+    Images(images::Args),
+    /// List layers
+    Layers(layers::Args),
+    /// Finish or take back what a crash left half done
+    Recover(recover::Args),
+    /// List the journal's segments
+    Journal(journal::Args),
+    /// Describe the store
+    Info(info::Args),
+}
+
+/// Where the store lies.
+pub(crate) struct Context {
+    config: Config,
+}
+
+impl Context {
+    fn options(&self) -> StoreOptions {
+        StoreOptions::new(&self.config.graphroot, &self.config.runroot)
+    }
+
+    /// Opens the store for writing: recovers first.
+    fn store(&self) -> anyhow::Result<Store> {
+        let store = Store::open(self.options())?;
+        for (txn, outcome) in &store.recovered().ended {
+            eprintln!("recovered: transaction {txn} {}", recover::say(*outcome));
+        }
+        for (txn, why) in &store.recovered().pending {
+            eprintln!("warning: transaction {txn} is still waiting to be recovered: {why}");
+        }
+        Ok(store)
+    }
+
+    /// Opens the store for looking: nothing is changed.
+    fn reader(&self) -> anyhow::Result<Store> {
+        Ok(Store::open_read_only(self.options())?)
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    // clap exits with 2 for bad usage and 0 for --help by itself.
+    let args = Args::parse();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_max_level(args.log_level).with_writer(std::io::stderr).with_ansi(ansi).init();
+    exit::report(run(args))
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let overrides = Overrides { root: args.root, runroot: args.runroot };
+    let context = Context { config: Config::load(&Environment::of_process(), &overrides)? };
+    match args.command {
+        Command::Pull(args) => pull::run(&context, &args),
+        Command::Images(args) => images::run(&context, &args),
+        Command::Layers(args) => layers::run(&context, &args),
+        Command::Recover(args) => recover::run(&context, &args),
+        Command::Journal(args) => journal::run(&context, &args),
+        Command::Info(args) => info::run(&context, &args),
+    }
+}

@@ -1,0 +1,266 @@
+//! Runs the steps of a plan: for a commit, for recovery forward and back.
+
+use crate::fsio::{self, Dir, optional};
+use crate::ids::{ImageId, LayerId, TxnId};
+use crate::layout::{Layout, Route, marker_name, scratch_name, side_stage_name};
+use crate::lock::{LockError, StoreWriteGuard};
+use crate::metadata::{self, Images, Layers, MAX_TABLE_BYTES};
+
+use super::build::put_images;
+use super::{Intent, Place, Step, Table};
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StepError {
+    #[error(transparent)]
+    Disk(#[from] fsio::Error),
+    #[error(transparent)]
+    Table(#[from] metadata::LoadError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Plan(#[from] super::PlanError),
+    #[error(transparent)]
+    Journal(#[from] crate::journal::JournalError),
+}
+
+/// What a plan acts on: the store under all three locks, and the transaction's staging directories.
+pub struct World<'a> {
+    /// The store.
+    pub layout: &'a Layout,
+    /// The handles for renames.
+    pub route: &'a Route,
+    /// The transaction.
+    pub txn: &'a TxnId,
+    /// What it wants.
+    pub intent: &'a Intent,
+    /// All three store locks.
+    pub locks: &'a mut StoreWriteGuard,
+    /// `cstor-rs/stage/<txn>`, if it exists.
+    pub stage: Option<Dir>,
+    /// `overlay-layers/.cstor-rs-<txn>`, if it exists.
+    pub layer_side: Option<Dir>,
+    /// `overlay-images/.cstor-rs-<txn>`, if it exists.
+    pub image_side: Option<Dir>,
+    /// Whether the markers were made under these same locks: what they say need not be worked out again.
+    pub fresh: bool,
+    layers: Option<Layers>,
+    images: Option<Images>,
+}
+
+impl<'a> World<'a> {
+    /// Opens the staging directories of a transaction.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk; missing directories are no error.
+    pub fn open(
+        layout: &'a Layout,
+        route: &'a Route,
+        txn: &'a TxnId,
+        intent: &'a Intent,
+        locks: &'a mut StoreWriteGuard,
+    ) -> fsio::Result<Self> {
+        let side = side_stage_name(txn);
+        Ok(Self {
+            stage: optional(route.stage.dir(txn.as_str()))?,
+            layer_side: optional(layout.layers.dir(&side))?,
+            image_side: optional(layout.images.dir(&side))?,
+            layout,
+            route,
+            txn,
+            intent,
+            locks,
+            fresh: false,
+            layers: None,
+            images: None,
+        })
+    }
+
+    /// Applies every step in order.
+    ///
+    /// # Errors
+    ///
+    /// The first that fails; nothing behind it is tried.
+    pub fn forward(&mut self) -> Result<(), StepError> {
+        let intent = self.intent;
+        intent.steps.iter().try_for_each(|step| step.apply(self))
+    }
+
+    /// Takes back every step before the pivot, last first, and syncs the directories.
+    ///
+    /// # Errors
+    ///
+    /// The first that fails: the segment must then stay.
+    pub fn back(&mut self) -> Result<(), StepError> {
+        let intent = self.intent;
+        let end = intent.pivot().unwrap_or(intent.steps.len());
+        for step in intent.steps.iter().take(end).rev() {
+            step.undo(self)?;
+        }
+        for place in
+            [Place::Overlay, Place::Links, Place::Layers, Place::Images, Place::Stage, Place::Trash, Place::LayerSide, Place::ImageSide]
+        {
+            self.sync(&place)?;
+        }
+        for put in &intent.images {
+            self.sync(&Place::Image(put.id.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what was placed for images; their layers stay, complete and unneeded.
+    ///
+    /// # Errors
+    ///
+    /// The first step that fails.
+    pub fn abandon_images(&mut self) -> Result<(), StepError> {
+        let intent = self.intent;
+        for step in intent.steps.iter().rev().filter(|s| matches!(s, Step::PlaceImage { .. } | Step::PlaceData { .. })) {
+            step.undo(self)?;
+        }
+        self.sync(&Place::Images)?;
+        self.sync(&Place::ImageSide).map_err(StepError::from)
+    }
+
+    pub(super) fn sync(&self, place: &Place) -> fsio::Result<()> {
+        match place {
+            Place::Overlay => self.route.overlay.sync(),
+            Place::Links => self.route.links.sync(),
+            Place::Layers => self.layout.layers.sync(),
+            Place::Images => self.layout.images.sync(),
+            Place::Image(id) => sync_if(optional(self.layout.images.dir(id.as_str()))?),
+            Place::LayerDir(id) => sync_if(optional(self.route.overlay.dir(id.as_str()))?),
+            Place::Stage => sync_if(self.stage.clone()),
+            Place::LayerSide => sync_if(self.layer_side.clone()),
+            Place::ImageSide => {
+                let Some(side) = &self.image_side else { return Ok(()) };
+                for put in &self.intent.images {
+                    sync_if(optional(side.dir(put.id.as_str()))?)?;
+                }
+                side.sync()
+            }
+            Place::Trash => match optional(self.route.trash.dir(self.txn.as_str()))? {
+                Some(trash) => {
+                    trash.sync()?;
+                    self.route.trash.sync()
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Moves a name into `cstor-rs/trash/<txn>/`.
+    pub(super) fn to_trash(&self, from: &Dir, name: &str) -> fsio::Result<()> {
+        let trash = self.route.trash.ensure_dir(self.txn.as_str(), 0o700)?;
+        // One name may be thrown away twice: by the plan, and by recovery taking the plan back.
+        let mut free = name.to_owned();
+        while trash.meta(&free)?.is_some() {
+            free.push('+');
+        }
+        from.rename_new(name, &trash, &free)
+    }
+
+    pub(super) fn staged_layer(&self, id: &LayerId) -> fsio::Result<Option<Dir>> {
+        match &self.stage {
+            Some(stage) => optional(stage.dir(id.as_str())),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn image_stage(&self, id: &ImageId) -> fsio::Result<Option<Dir>> {
+        match &self.image_side {
+            Some(side) => optional(side.dir(id.as_str())),
+            None => Ok(None),
+        }
+    }
+
+    /// layers.json as it is now.
+    ///
+    /// # Errors
+    ///
+    /// An unreadable table.
+    pub fn layers(&mut self) -> Result<&Layers, StepError> {
+        if self.layers.is_none() {
+            self.layers = Some(self.layout.load_layers()?);
+        }
+        Ok(self.layers.get_or_insert_default())
+    }
+
+    /// images.json as it is now.
+    ///
+    /// # Errors
+    ///
+    /// An unreadable table.
+    pub fn images(&mut self) -> Result<&Images, StepError> {
+        if self.images.is_none() {
+            self.images = Some(self.layout.load_images()?);
+        }
+        Ok(self.images.get_or_insert_default())
+    }
+
+    pub(super) fn has_layer(&mut self, id: &LayerId) -> Result<bool, StepError> {
+        Ok(self.layers()?.get(id).is_some())
+    }
+
+    pub(super) fn has_image(&mut self, id: &ImageId) -> Result<bool, StepError> {
+        Ok(self.images()?.get(id).is_some())
+    }
+
+    /// Whether the image's record names a key that this file holds.
+    pub(super) fn lists_data(&mut self, id: &ImageId, file: &str) -> Result<bool, StepError> {
+        Ok(self
+            .images()?
+            .get(id)
+            .is_some_and(|image| image.big_data_names().iter().any(|key| metadata::big_data_file(key).is_ok_and(|name| name == file))))
+    }
+
+    /// The digest the image's record has for a key.
+    pub(super) fn data_digest(&mut self, id: &ImageId, key: &str) -> Result<Option<String>, StepError> {
+        Ok(self.images()?.get(id).and_then(|image| image.big_data_digests().get(key)).map(ToString::to_string))
+    }
+
+    /// Renames a prepared table into its place. A missing marker means: done for ever, whatever the table says now.
+    pub(super) fn switch(&mut self, table: Table) -> Result<(), StepError> {
+        let layout = self.layout;
+        let (dir, marker) = match table {
+            Table::Layers => (&layout.layers, marker_name(table.file(), self.txn)),
+            Table::Images => (&layout.images, marker_name(table.file(), self.txn)),
+        };
+        if dir.meta(&marker)?.is_none() {
+            return Ok(());
+        }
+        if !self.fresh && table == Table::Images {
+            self.refresh_marker(dir, &marker)?;
+        }
+        // The token first: killed between the two, readers would otherwise trust their stale cache for ever.
+        match table {
+            Table::Layers => self.locks.touch_layers()?,
+            Table::Images => self.locks.touch_images()?,
+        }
+        dir.rename(&marker, dir, table.file())?;
+        match table {
+            Table::Layers => self.layers = None,
+            Table::Images => self.images = None,
+        }
+        Ok(())
+    }
+
+    /// Works the image changes out again over the table as it is now; only the bytes decide if the marker is good.
+    fn refresh_marker(&mut self, dir: &Dir, marker: &str) -> Result<(), StepError> {
+        let mut images = self.layout.load_images()?;
+        put_images(&mut images, &self.intent.images)?;
+        let want = images.encode();
+        if dir.read(marker, MAX_TABLE_BYTES)? == want {
+            return Ok(());
+        }
+        let scratch = scratch_name(Table::Images.file(), self.txn);
+        dir.replace(&scratch, marker, &want, 0o600)?;
+        Ok(())
+    }
+}
+
+fn sync_if(dir: Option<Dir>) -> fsio::Result<()> {
+    dir.map_or(Ok(()), |dir| dir.sync())
+}

@@ -1,0 +1,380 @@
+//! The steps of a plan: what each does, and how each is taken back.
+//!
+//! Invariants:
+//! - S1: `apply` may run again, after a crash in it, after a crash behind it, and after podman has changed what it
+//!   made: it acts only on what is still this transaction's own.
+//! - S2: `undo` is called before the pivot only, under all store locks, and moves nothing that got another owner.
+//! - S3: no step writes file contents; what is placed was synced before the intent.
+
+use serde::{Deserialize, Serialize};
+
+use super::run::{StepError, World};
+use crate::fsio::{self, Dir, optional};
+use crate::ids::{Digest, ImageId, LayerId, LinkId};
+use crate::layout::{IMAGES_JSON, LAYERS_JSON, split_name};
+use crate::overlay::{self, TreeId, link_target, read_link_id};
+
+/// A directory to fsync.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Place {
+    Overlay,
+    Links,
+    Layers,
+    Images,
+    Image(ImageId),
+    LayerDir(LayerId),
+    Stage,
+    LayerSide,
+    ImageSide,
+    Trash,
+}
+
+/// A table of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Table {
+    /// layers.json
+    Layers,
+    /// images.json
+    Images,
+}
+
+impl Table {
+    /// The file's name.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Layers => LAYERS_JSON,
+            Self::Images => IMAGES_JSON,
+        }
+    }
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Moves a layer directory without a live record, its `l/` entry and its tar-split out of the way.
+    Displace {
+        /// The layer's id.
+        id: LayerId,
+        /// The LINKID that `link` had, if it was readable.
+        link: Option<LinkId>,
+    },
+    /// Moves an image's data directory without a record out of the way.
+    DisplaceImage {
+        /// The image's id.
+        id: ImageId,
+    },
+    /// Moves a staged layer directory into `overlay/`.
+    PlaceLayer {
+        /// The layer's id.
+        id: LayerId,
+        /// Its LINKID.
+        link: LinkId,
+    },
+    /// Makes the `l/` entry.
+    Link {
+        /// The layer's id.
+        id: LayerId,
+        /// Its LINKID.
+        link: LinkId,
+    },
+    /// Moves a staged tar-split into `overlay-layers/`.
+    PlaceSplit {
+        /// The layer's id.
+        id: LayerId,
+    },
+    /// Seals a layer of somebody else that this transaction has verified and synced.
+    Seal {
+        /// The layer's id.
+        id: LayerId,
+        /// Its LINKID.
+        link: LinkId,
+    },
+    /// Exchanges the damaged contents of a layer for sound ones; its directory and LINKID stay.
+    Heal {
+        /// The layer's id.
+        id: LayerId,
+        /// Its LINKID.
+        link: LinkId,
+        /// The identity of the sound tree.
+        tree: TreeId,
+    },
+    /// Moves a staged image data directory into `overlay-images/`.
+    PlaceImage {
+        /// The image's id.
+        id: ImageId,
+    },
+    /// Moves one staged item of big data into an image's existing directory, under a name that was free.
+    PlaceData {
+        /// The image's id.
+        image: ImageId,
+        /// The file's name.
+        file: String,
+    },
+    /// fsync of directories.
+    Sync(Vec<Place>),
+    /// The token, then the rename of a prepared table.
+    Switch(Table),
+    /// Exchanges one item of big data for a staged one.
+    ExchangeData {
+        /// The image's id.
+        image: ImageId,
+        /// The key.
+        key: String,
+        /// The file's name.
+        file: String,
+        /// sha256 of the bytes to be replaced.
+        old: Digest,
+        /// sha256 of the new bytes.
+        new: Digest,
+    },
+}
+
+impl Step {
+    /// Does the step, if it is not done yet; see S1.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn apply(&self, w: &mut World<'_>) -> Result<(), StepError> {
+        match self {
+            Self::Displace { id, link } => Ok(displace(w, id, link.as_ref())?),
+            Self::DisplaceImage { id } => Ok(displace_image(w, id)?),
+            Self::PlaceLayer { id, .. } => Ok(place(w.stage.as_ref(), id.as_str(), &w.route.overlay, id.as_str())?),
+            Self::Link { id, link } => Ok(make_link(w, id, link)?),
+            Self::PlaceSplit { id } => {
+                let name = split_name(id);
+                // Under our record or under none: nothing else has this name after Displace.
+                if let Some(side) = &w.layer_side
+                    && side.meta(&name)?.is_some()
+                {
+                    side.rename(&name, &w.layout.layers, &name)?;
+                }
+                Ok(())
+            }
+            Self::Seal { id, link } => Ok(seal(w, id, link)?),
+            Self::Heal { id, link, tree } => Ok(heal(w, id, link, tree)?),
+            Self::PlaceImage { id } => Ok(place(w.image_side.as_ref(), id.as_str(), &w.layout.images, id.as_str())?),
+            Self::PlaceData { image, file } => {
+                if let Some(dir) = optional(w.layout.images.dir(image.as_str()))?
+                    && let Some(side) = w.image_stage(image)?
+                {
+                    place(Some(&side), file, &dir, file)?;
+                }
+                Ok(())
+            }
+            Self::Sync(places) => places.iter().try_for_each(|place| Ok(w.sync(place)?)),
+            Self::Switch(table) => w.switch(*table),
+            Self::ExchangeData { image, key, file, old, new } => exchange_data(w, image, key, file, old, new),
+        }
+    }
+
+    /// Takes the step back; see S2.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn undo(&self, w: &mut World<'_>) -> Result<(), StepError> {
+        match self {
+            // What was displaced was dead; a switch is never taken back; seals and syncs are true whatever comes.
+            Self::Displace { .. } | Self::DisplaceImage { .. } | Self::Sync(_) | Self::Switch(_) | Self::Seal { .. } => Ok(()),
+            Self::ExchangeData { .. } => Ok(()),
+            Self::PlaceLayer { id, link } => {
+                if w.has_layer(id)? {
+                    return Ok(());
+                }
+                let Some(dir) = optional(w.route.overlay.dir(id.as_str()))? else { return Ok(()) };
+                // Half deleted by a GC, `link` may be gone; another LINKID is another owner's tree.
+                if read_link_id(&dir)?.is_none_or(|seen| seen == *link) {
+                    w.to_trash(&w.route.overlay.clone(), id.as_str())?;
+                }
+                Ok(())
+            }
+            Self::Link { id, link } => {
+                if !w.has_layer(id)? && w.route.links.read_link(link.as_str()).is_ok_and(|text| text == link_target(id)) {
+                    w.route.links.unlink(link.as_str())?;
+                }
+                Ok(())
+            }
+            Self::PlaceSplit { id } => {
+                let name = split_name(id);
+                if !w.has_layer(id)?
+                    && let Some(side) = &w.layer_side
+                    && w.layout.layers.meta(&name)?.is_some()
+                {
+                    w.layout.layers.rename(&name, side, &name)?;
+                }
+                Ok(())
+            }
+            Self::Heal { id, link, tree } => Ok(unheal(w, id, link, tree)?),
+            Self::PlaceImage { id } => {
+                if !w.has_image(id)?
+                    && let Some(side) = &w.image_side
+                    && w.layout.images.meta(id.as_str())?.is_some()
+                {
+                    w.layout.images.rename_new(id.as_str(), side, id.as_str())?;
+                }
+                Ok(())
+            }
+            Self::PlaceData { image, file } => {
+                if !w.lists_data(image, file)?
+                    && let Some(dir) = optional(w.layout.images.dir(image.as_str()))?
+                    && let Some(side) = w.image_stage(image)?
+                    && dir.meta(file)?.is_some()
+                    && side.meta(file)?.is_none()
+                {
+                    dir.rename_new(file, &side, file)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Renames a staged name to its place; missing in staging means done.
+fn place(from: Option<&Dir>, name: &str, to: &Dir, to_name: &str) -> fsio::Result<()> {
+    match from {
+        Some(from) if from.meta(name)?.is_some() => from.rename_new(name, to, to_name),
+        _ => Ok(()),
+    }
+}
+
+fn displace(w: &mut World<'_>, id: &LayerId, link: Option<&LinkId>) -> fsio::Result<()> {
+    // Done already, or ours stands there: only the tree that plan saw may go.
+    let staged = match &w.stage {
+        Some(stage) => stage.meta(id.as_str())?.is_some(),
+        None => false,
+    };
+    if !staged {
+        return Ok(());
+    }
+    if let Some(link) = link
+        && w.route.links.read_link(link.as_str()).is_ok_and(|text| text == link_target(id))
+    {
+        w.route.links.unlink(link.as_str())?;
+    }
+    if w.route.overlay.meta(id.as_str())?.is_some() {
+        w.to_trash(&w.route.overlay.clone(), id.as_str())?;
+    }
+    Ok(())
+}
+
+fn displace_image(w: &mut World<'_>, id: &ImageId) -> fsio::Result<()> {
+    if let Some(side) = &w.image_side
+        && side.meta(id.as_str())?.is_some()
+        && w.layout.images.meta(id.as_str())?.is_some()
+    {
+        w.layout.images.rename_new(id.as_str(), side, format!("{id}.old"))?;
+    }
+    Ok(())
+}
+
+fn make_link(w: &mut World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<()> {
+    let Some(dir) = optional(w.route.overlay.dir(id.as_str()))? else { return Ok(()) };
+    if read_link_id(&dir)?.as_ref() != Some(link) {
+        return Ok(());
+    }
+    match w.route.links.meta(link.as_str())? {
+        Some(_) => Ok(()),
+        None => w.route.links.symlink(link_target(id), link.as_str()),
+    }
+}
+
+/// The directory of a layer, if it still is the one with this LINKID.
+fn own_layer(w: &World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<Option<Dir>> {
+    let Some(dir) = optional(w.route.overlay.dir(id.as_str()))? else { return Ok(None) };
+    Ok((read_link_id(&dir)?.as_ref() == Some(link)).then_some(dir))
+}
+
+/// The name of a seal in staging that waits for a layer of somebody else.
+pub fn seal_stage(id: &LayerId) -> String {
+    format!("{id}.seal")
+}
+
+fn seal(w: &mut World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<()> {
+    if let (Some(dir), Some(stage)) = (own_layer(w, id, link)?, &w.stage)
+        && stage.meta(seal_stage(id))?.is_some()
+    {
+        stage.rename(seal_stage(id), &dir, overlay::SEAL)?;
+    }
+    Ok(())
+}
+
+fn tree_of(dir: &Dir) -> fsio::Result<Option<TreeId>> {
+    Ok(dir.meta("diff")?.map(|meta| TreeId { inode: meta.inode, birth: meta.birth }))
+}
+
+fn drop_seal(dir: &Dir) -> fsio::Result<()> {
+    if dir.meta(overlay::SEAL)?.is_some() {
+        dir.unlink(overlay::SEAL)?;
+        dir.sync()?;
+    }
+    Ok(())
+}
+
+/// Unlink the seal, sync, exchange, put the new seal in: at no moment does a seal vouch for the other tree.
+fn heal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::Result<()> {
+    let Some(dir) = own_layer(w, id, link)? else { return Ok(()) };
+    let Some(staged) = w.staged_layer(id)? else { return Ok(()) };
+    if tree_of(&dir)? != Some(*tree) {
+        if tree_of(&staged)? != Some(*tree) {
+            return Ok(());
+        }
+        drop_seal(&dir)?;
+        staged.exchange("diff", &dir, "diff")?;
+    }
+    replace_split(w, id)?;
+    if staged.meta(overlay::SEAL)?.is_some() {
+        staged.rename(overlay::SEAL, &dir, overlay::SEAL)?;
+    }
+    dir.sync()?;
+    staged.sync()
+}
+
+/// The staged tar-split takes the old one's name; the old one keeps a second name in staging, for `unheal`.
+fn replace_split(w: &World<'_>, id: &LayerId) -> fsio::Result<()> {
+    let (name, old) = (split_name(id), old_split(id));
+    let Some(side) = &w.layer_side else { return Ok(()) };
+    if side.meta(&name)?.is_none() {
+        return Ok(());
+    }
+    if side.meta(&old)?.is_none() && w.layout.layers.meta(&name)?.is_some() {
+        w.layout.layers.link(&name, side, &old)?;
+    }
+    side.rename(&name, &w.layout.layers, &name)
+}
+
+fn old_split(id: &LayerId) -> String {
+    format!("{id}.old")
+}
+
+fn unheal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::Result<()> {
+    let Some(dir) = own_layer(w, id, link)? else { return Ok(()) };
+    let Some(staged) = w.staged_layer(id)? else { return Ok(()) };
+    if let Some(side) = &w.layer_side
+        && side.meta(old_split(id))?.is_some()
+    {
+        side.rename(old_split(id), &w.layout.layers, split_name(id))?;
+    }
+    if tree_of(&dir)? == Some(*tree) && staged.meta("diff")?.is_some() {
+        drop_seal(&dir)?;
+        staged.exchange("diff", &dir, "diff")?;
+    }
+    dir.sync()?;
+    staged.sync()
+}
+
+fn exchange_data(w: &mut World<'_>, image: &ImageId, key: &str, file: &str, old: &Digest, new: &Digest) -> Result<(), StepError> {
+    // The record must still be the one our images.json gave: podman may have pulled again since.
+    if w.data_digest(image, key)?.as_deref() != Some(new.as_str()) {
+        return Ok(());
+    }
+    let (Some(dir), Some(side)) = (optional(w.layout.images.dir(image.as_str()))?, w.image_stage(image)?) else { return Ok(()) };
+    let is = |dir: &Dir, want: &Digest| -> fsio::Result<bool> {
+        Ok(optional(dir.read(file, 64 << 20))?.is_some_and(|b| Digest::of(&b) == *want))
+    };
+    if is(&dir, old)? && is(&side, new)? {
+        side.exchange(file, &dir, file)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Removing what a decided transaction left: markers, staging, trash. The segment is the caller's, and goes last.
+
+use crate::fsio::{self, Dir, optional};
+use crate::ids::TxnId;
+use crate::layout::{Layout, Route, parse_marker, side_stage_name};
+
+/// Why something stays: the segment must then stay too.
+#[derive(Debug, thiserror::Error)]
+#[error("what transaction {txn} left cannot be removed; it is tried again at the next open")]
+pub struct SweepError {
+    /// The transaction.
+    pub txn: TxnId,
+    /// What failed.
+    pub source: fsio::Error,
+}
+
+/// Removes markers, staged and dying trees of one transaction, and syncs the directories they left.
+///
+/// # Errors
+///
+/// The first failure: a mount point inside the trash, a full or broken disk.
+pub fn sweep(layout: &Layout, route: &Route, txn: &TxnId) -> Result<(), SweepError> {
+    try_sweep(layout, route, txn).map_err(|source| SweepError { txn: txn.clone(), source })
+}
+
+fn try_sweep(layout: &Layout, route: &Route, txn: &TxnId) -> fsio::Result<()> {
+    let side = side_stage_name(txn);
+    let seam = layout.root.seam();
+    for table in [&layout.layers, &layout.images] {
+        let mut changed = remove_markers(table, txn)?;
+        if table.meta(&side)?.is_some() {
+            table.remove_tree(&side)?;
+            changed = true;
+        }
+        if changed {
+            sync_unless_poisoned(table)?;
+        }
+    }
+    // A probe of the rename route that was cut short.
+    if route.overlay.meta(&side)?.is_some() {
+        route.overlay.remove_tree(&side)?;
+        sync_unless_poisoned(&route.overlay)?;
+    }
+    for dir in [&route.stage, &route.trash] {
+        let mut changed = false;
+        for name in [txn.to_string(), format!("{txn}.probe")] {
+            if dir.meta(&name)?.is_some() {
+                dir.remove_tree(&name)?;
+                changed = true;
+            }
+        }
+        if changed {
+            sync_unless_poisoned(dir)?;
+        }
+    }
+    if seam.poisoned() {
+        // Gone from the page cache, but nobody may say that it is gone from the medium: the segment stays.
+        let why = std::io::Error::other("an earlier sync failed");
+        return Err(fsio::Error { call: "fsync", path: layout.root.path().to_owned(), source: why });
+    }
+    Ok(())
+}
+
+/// After a failed sync nothing is synced any more, but what is staged still goes: a full disk gets its room back.
+fn sync_unless_poisoned(dir: &Dir) -> fsio::Result<()> {
+    if dir.seam().poisoned() { Ok(()) } else { dir.sync() }
+}
+
+fn remove_markers(dir: &Dir, txn: &TxnId) -> fsio::Result<bool> {
+    let mut changed = false;
+    for name in dir.names()? {
+        if name.to_str().and_then(parse_marker).is_some_and(|owner| owner == *txn) {
+            optional(dir.unlink(&name))?;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}

@@ -1,0 +1,155 @@
+//! A store: opened (and recovered), read, changed by transactions.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fsio::{Hook, NoHook, Seam};
+use crate::layout::{Layout, LayoutError, Tables, TablesError};
+use crate::lock::Wait;
+use crate::read::Snapshot;
+use crate::recovery::{self, RecoveryError, Report};
+use crate::txn::{TxnError, TxnOptions, WriteTxn};
+
+/// How to open a store.
+#[derive(Clone)]
+pub struct StoreOptions {
+    graphroot: PathBuf,
+    runroot: PathBuf,
+    hook: Arc<dyn Hook>,
+    wait: Duration,
+}
+
+impl StoreOptions {
+    /// A store at this graph root, with this run root.
+    pub fn new(graphroot: impl Into<PathBuf>, runroot: impl Into<PathBuf>) -> Self {
+        Self { graphroot: graphroot.into(), runroot: runroot.into(), hook: Arc::new(NoHook), wait: Duration::from_secs(60) }
+    }
+
+    /// Puts a hook before every change of the disk: for tests and for counting.
+    #[must_use]
+    pub fn hook(mut self, hook: Arc<dyn Hook>) -> Self {
+        self.hook = hook;
+        self
+    }
+
+    /// How long to wait for a lock that another process holds; 60 s unless told.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+}
+
+impl std::fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreOptions").field("graphroot", &self.graphroot).field("runroot", &self.runroot).finish_non_exhaustive()
+    }
+}
+
+/// Why a store cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+#[non_exhaustive]
+pub enum StoreError {
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error(transparent)]
+    Tables(#[from] TablesError),
+    #[error("a sync failed earlier; what was written since may be lost, open the store again")]
+    Poisoned,
+}
+
+/// A store of the overlay driver.
+#[derive(Debug)]
+pub struct Store {
+    options: StoreOptions,
+    seam: Seam,
+    report: Report,
+}
+
+impl Store {
+    /// Opens a store for reading and writing, and ends what a crash left half done. A store that does not exist is
+    /// made by its first transaction.
+    ///
+    /// # Errors
+    ///
+    /// A store of another driver or owner, a recovery that could not run.
+    pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
+        let seam = Seam::new(options.hook.clone());
+        let report = match Layout::open(&options.graphroot, &options.runroot, &seam) {
+            Ok(layout) => recovery::run(&layout, &Wait::limit(options.wait))?,
+            Err(LayoutError::NoStore { .. }) => Report::default(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { options, seam, report })
+    }
+
+    /// Opens a store for reading only: nothing is recovered, nothing written.
+    ///
+    /// # Errors
+    ///
+    /// A store of another driver or owner.
+    pub fn open_read_only(options: StoreOptions) -> Result<Self, StoreError> {
+        let seam = Seam::new(options.hook.clone());
+        match Layout::open(&options.graphroot, &options.runroot, &seam) {
+            Ok(_) | Err(LayoutError::NoStore { .. }) => Ok(Self { options, seam, report: Report::default() }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What opening the store has recovered.
+    pub fn recovered(&self) -> &Report {
+        &self.report
+    }
+
+    /// The graph root.
+    pub fn graphroot(&self) -> &Path {
+        &self.options.graphroot
+    }
+
+    /// The run root.
+    pub fn runroot(&self) -> &Path {
+        &self.options.runroot
+    }
+
+    /// The opened directories; `None` where there is no store yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`].
+    pub fn layout(&self) -> Result<Option<Layout>, StoreError> {
+        match Layout::open(&self.options.graphroot, &self.options.runroot, &self.seam) {
+            Ok(layout) => Ok(Some(layout)),
+            Err(LayoutError::NoStore { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The store as it is now; `None` where there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// A lock held too long, an unreadable table.
+    pub fn read(&self) -> Result<Option<Snapshot>, StoreError> {
+        match self.layout()? {
+            Some(layout) => Ok(Some(Snapshot::new(Tables::read(&layout, &Wait::limit(self.options.wait))?))),
+            None => Ok(None),
+        }
+    }
+
+    /// Begins a transaction, making the store if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`WriteTxn::begin`]; a poisoned handle.
+    pub fn begin(&self, options: TxnOptions) -> Result<WriteTxn, TxnError> {
+        if self.seam.poisoned() {
+            return Err(TxnError::Poisoned);
+        }
+        let layout = Layout::create(&self.options.graphroot, &self.options.runroot, &self.seam)?;
+        WriteTxn::begin(&layout, TxnOptions { wait: self.options.wait, ..options })
+    }
+}

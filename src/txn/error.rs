@@ -1,0 +1,81 @@
+//! Why a transaction cannot go on. Nothing of it is visible then.
+
+use crate::extract::ExtractError;
+use crate::fsio;
+use crate::ids::{Digest, LayerId};
+use crate::journal::JournalError;
+use crate::layout::{LayoutError, TablesError};
+use crate::lock::LockError;
+use crate::metadata::{BigDataKeyError, ParseError};
+use crate::plan::{CodecError, PlanError};
+use crate::recovery::RecoveryError;
+
+/// Why a transaction cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+#[non_exhaustive]
+pub enum TxnError {
+    #[error(transparent)]
+    Disk(#[from] fsio::Error),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Tables(#[from] TablesError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("the image's new record would not be valid")]
+    Record(#[from] ParseError),
+    #[error(transparent)]
+    Key(#[from] BigDataKeyError),
+    #[error("the seal of a layer cannot be written")]
+    Seal(#[from] crate::overlay::SealError),
+    #[error(transparent)]
+    Edit(#[from] crate::metadata::EditError),
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    #[error("layer {diff_id} cannot be unpacked")]
+    Extract { diff_id: Digest, source: ExtractError },
+    #[error(
+        "the blob of layer {diff_id} has digest {seen}, the manifest says {want}; the registry or the way to it is damaged, pull again"
+    )]
+    BlobDigest { diff_id: Digest, want: Digest, seen: Digest },
+    #[error("the blob {blob} unpacks to {seen}, the image's config says {want}; the image is inconsistent, tell its publisher")]
+    DiffId { blob: Digest, want: Digest, seen: Digest },
+    #[error("layer {id} is in the store but damaged ({why}) and in use by {user}; stop that and pull again")]
+    InUse { id: LayerId, why: String, user: String },
+    #[error("layer {id} is in the store but its structure is damaged: {why}; run fsck --repair")]
+    Broken { id: LayerId, why: String },
+    #[error("layer {id} was not declared for this transaction")]
+    Undeclared { id: LayerId },
+    #[error("layer {id} was declared but not staged")]
+    NotStaged { id: LayerId },
+    #[error("{count} layers, more than the 500 that overlay can stack")]
+    TooManyLayers { count: usize },
+    #[error("other processes kept changing the layers this transaction builds on; {tries} plans were overtaken, try again")]
+    Overtaken { tries: usize },
+    #[error("an earlier transaction could not be ended: {why}; free some space and run recover")]
+    Pending { why: String },
+    #[error("a sync failed earlier; what was written since may be lost, open the store again")]
+    Poisoned,
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl TxnError {
+    /// Whether waiting and trying again may help: something was held by somebody else.
+    pub fn is_busy(&self) -> bool {
+        matches!(
+            self,
+            Self::InUse { .. }
+                | Self::Lock(LockError::Busy { .. })
+                | Self::Tables(TablesError::Lock(LockError::Busy { .. }))
+                | Self::Recovery(RecoveryError::Lock(LockError::Busy { .. }) | RecoveryError::Poisoned { .. })
+        )
+    }
+}

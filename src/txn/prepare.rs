@@ -1,0 +1,265 @@
+//! The second stage: everything on the medium, the plan made under the locks, the intent durable.
+
+use std::collections::BTreeSet;
+
+use crate::fsio::{self, optional};
+use crate::ids::{Digest, LayerId, LinkId};
+use crate::journal::Kind;
+use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, Tables, marker_name, scratch_name};
+use crate::lock::{StoreLocks, StoreWriteGuard};
+use crate::overlay::{Facts, LayerDir};
+use crate::plan::{self, Built, DiskFacts, ImageFacts, Inputs, Intent, Ready, WantedImage, WantedLayer};
+use crate::recovery;
+
+use super::begin::{Contents, SyncMode};
+use super::{Inspection, TxnError, WriteTxn, inspect};
+
+/// How often a plan may be overtaken by other processes.
+const TRIES: usize = 8;
+
+/// A transaction whose intent is durable, holding all store locks: commit it soon.
+#[must_use = "a prepared transaction holds all store locks until it is committed or dropped"]
+pub struct PreparedTxn {
+    pub(super) txn: WriteTxn,
+    pub(super) locks: StoreWriteGuard,
+    pub(super) intent: Intent,
+}
+
+impl std::fmt::Debug for PreparedTxn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreparedTxn").field("txn", &self.txn).finish_non_exhaustive()
+    }
+}
+
+/// What [`WriteTxn::prepare`] came to.
+#[derive(Debug)]
+pub enum Prepared {
+    /// Ready to commit.
+    Ready(Box<PreparedTxn>),
+    /// The store already says all of this.
+    Nothing,
+    /// Layers that were to be reused are gone: stage them, and prepare again.
+    NeedLayers(Box<WriteTxn>, BTreeSet<LayerId>),
+}
+
+impl WriteTxn {
+    /// Syncs what is staged, takes the locks, ends dead transactions, decides, and makes the intent durable.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the transaction from being visible; nothing of it is then.
+    pub fn prepare(mut self) -> Result<Prepared, TxnError> {
+        let mut again = BTreeSet::new();
+        for _ in 0..TRIES {
+            self.verify_again(&std::mem::take(&mut again))?;
+            let (layers, images) = self.wanted()?;
+            self.sync_staged()?;
+            let wait = self.wait();
+            let mut locks = StoreLocks::write(&self.layout.layers, &self.layout.images, &self.layout.containers, &wait)?;
+            let report = recovery::run_locked(&self.layout, &self.route, &mut locks, Some(&self.id))?;
+            if let Some((_, why)) = report.pending.into_iter().next() {
+                return Err(TxnError::Pending { why });
+            }
+            let tables = Tables::load(&self.layout)?;
+            let disk = facts(&self.layout, &layers, &images)?;
+            // Pending transactions were refused above, so that there is no other number.
+            let inputs = Inputs {
+                layers: &tables.layers,
+                images: &tables.images,
+                disk: &disk,
+                seq: 1,
+                wanted_layers: &layers,
+                wanted_images: &images,
+            };
+            match plan::build(&inputs)? {
+                Built::Ready(ready) if ready.intent.steps.is_empty() => {
+                    drop(locks);
+                    self.clean_up()?;
+                    return Ok(Prepared::Nothing);
+                }
+                Built::Ready(ready) => {
+                    // Between declaring and locking somebody may have mounted what is to be healed.
+                    self.refuse_healing_in_use(&tables, &layers)?;
+                    let intent = self.write_intent(*ready)?;
+                    return Ok(Prepared::Ready(Box::new(PreparedTxn { txn: self, locks, intent })));
+                }
+                Built::Verify(ids) => {
+                    drop(locks);
+                    again = ids;
+                }
+                Built::Need(ids) => {
+                    drop(locks);
+                    self.forget(&ids)?;
+                    return Ok(Prepared::NeedLayers(Box::new(self), ids));
+                }
+            }
+        }
+        Err(TxnError::Overtaken { tries: TRIES })
+    }
+
+    /// The wanted layers, parents first, and images.
+    fn wanted(&self) -> Result<(Vec<WantedLayer>, Vec<WantedImage>), TxnError> {
+        let contents = self.contents();
+        let mut layers = Vec::with_capacity(contents.order.len());
+        for id in &contents.order {
+            layers.push(contents.layers.get(id).cloned().ok_or_else(|| TxnError::NotStaged { id: id.clone() })?);
+        }
+        Ok((layers, contents.images.clone()))
+    }
+
+    /// Barrier A.
+    fn sync_staged(&self) -> Result<(), TxnError> {
+        match self.options.sync {
+            SyncMode::None => {}
+            SyncMode::Filesystem => self.filesystems.iter().try_for_each(fsio::Dir::sync_filesystem)?,
+            SyncMode::Files => {
+                super::files::sync_tree(&self.stage)?;
+                super::files::sync_tree(&self.layer_side)?;
+                super::files::sync_tree(&self.image_side)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Layers that appeared in the store since they were looked at: reused from now on, if they are sound.
+    fn verify_again(&self, ids: &BTreeSet<LayerId>) -> Result<(), TxnError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let tables = self.tables()?;
+        let order = self.contents().order.clone();
+        for id in order.iter().filter(|id| ids.contains(*id)) {
+            let Some((wanted, ancestry)) = self.with_ancestry(id) else { continue };
+            match inspect(&self.layout, &tables, id, &wanted.diff_id, &ancestry)? {
+                // Gone again: the staged one is as good as before.
+                Inspection::Absent => {}
+                Inspection::Broken { why } => return Err(TxnError::Broken { id: id.clone(), why }),
+                Inspection::Damaged { link, why } => {
+                    if let Some(user) = tables.user_of(&self.layout, id)? {
+                        return Err(TxnError::InUse { id: id.clone(), why, user });
+                    }
+                    self.heal_with_staged(id, link)?;
+                }
+                found @ (Inspection::Sealed { .. } | Inspection::Verified { .. }) => {
+                    self.reuse(id, wanted.parent.clone(), &wanted.diff_id, &found)?;
+                    if let (Inspection::Sealed { link } | Inspection::Verified { link }, Some(declared)) =
+                        (&found, self.contents().declared.get_mut(id))
+                    {
+                        declared.link = link.clone();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A layer with its ancestry as the transaction now sees it.
+    fn with_ancestry(&self, id: &LayerId) -> Option<(WantedLayer, crate::overlay::Ancestry)> {
+        let contents = self.contents();
+        let wanted = contents.layers.get(id)?.clone();
+        let mut list = Vec::new();
+        let mut next = wanted.parent.clone();
+        while let Some(parent) = next {
+            let declared = contents.declared.get(&parent)?;
+            next = declared.parent.clone();
+            list.push((parent, declared.link.clone()));
+        }
+        Some((wanted, crate::overlay::Ancestry(list)))
+    }
+
+    /// Somebody else's layer of the same id turned out damaged: the staged tree is exchanged for it.
+    fn heal_with_staged(&self, id: &LayerId, link: LinkId) -> Result<(), TxnError> {
+        let mut guard = self.contents();
+        let Contents { declared, layers, .. } = &mut *guard;
+        let wanted = layers.get_mut(id).ok_or_else(|| TxnError::NotStaged { id: id.clone() })?;
+        let plan::Source::Staged { tree, .. } = &wanted.source else {
+            // Reused before and damaged now: nothing of it is staged, the caller fetches it.
+            layers.remove(id);
+            return Err(TxnError::NotStaged { id: id.clone() });
+        };
+        let tree = *tree;
+        let dir = self.stage.dir(id.as_str())?;
+        dir.unlink(crate::overlay::SEAL)?;
+        if self.options.sync != SyncMode::None {
+            let seal = crate::overlay::Seal::new(wanted.diff_id.clone(), link.clone(), tree);
+            dir.create(crate::overlay::SEAL, 0o600)?.append(&seal.encode()?)?;
+        }
+        wanted.source = plan::Source::Heal { link: link.clone(), tree };
+        if let Some(declared) = declared.get_mut(id) {
+            declared.link = link;
+            declared.heal = true;
+        }
+        Ok(())
+    }
+
+    /// Layers that are gone from the store: to be staged as new ones, under a LINKID of their own.
+    fn forget(&self, ids: &BTreeSet<LayerId>) -> Result<(), TxnError> {
+        for id in ids {
+            let link = LinkId::random().map_err(super::stage::random_failed)?;
+            self.drop_staged(id)?;
+            let mut contents = self.contents();
+            contents.layers.remove(id);
+            if let Some(declared) = contents.declared.get_mut(id) {
+                declared.link = link;
+                declared.heal = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_healing_in_use(&self, tables: &Tables, layers: &[WantedLayer]) -> Result<(), TxnError> {
+        for wanted in layers.iter().filter(|w| matches!(w.source, plan::Source::Heal { .. })) {
+            if let Some(user) = tables.user_of(&self.layout, &wanted.id)? {
+                return Err(TxnError::InUse { id: wanted.id.clone(), why: "its contents are to be exchanged".to_owned(), user });
+            }
+        }
+        Ok(())
+    }
+
+    /// Barrier B.
+    fn write_intent(&mut self, ready: Ready) -> Result<Intent, TxnError> {
+        for (id, ancestry) in &ready.rewrites {
+            LayerDir::rewrite_lower(&self.stage.dir(id.as_str())?, ancestry)?;
+        }
+        for (dir, table, bytes) in
+            [(&self.layout.layers, LAYERS_JSON, &ready.layers_json), (&self.layout.images, IMAGES_JSON, &ready.images_json)]
+        {
+            if dir.meta(table)?.is_none() {
+                // A new store. Once layers are placed, a missing table is no longer credible as an empty one.
+                dir.replace(scratch_name(table, &self.id), table, b"[]", 0o600)?;
+            }
+            if let Some(bytes) = bytes {
+                dir.write_temp(marker_name(table, &self.id), bytes, 0o600)?;
+            }
+            dir.sync()?;
+        }
+        let intent = ready.intent;
+        let payload = plan::encode(&intent)?;
+        let segment = self.segment.as_mut().ok_or(TxnError::Cancelled)?;
+        segment.reserve(payload.len() as u64)?;
+        self.intent_open = true;
+        segment.append(Kind::Intent, &payload)?;
+        segment.sync()?;
+        Ok(intent)
+    }
+}
+
+fn facts(layout: &Layout, layers: &[WantedLayer], images: &[WantedImage]) -> Result<DiskFacts, TxnError> {
+    let mut facts = DiskFacts::default();
+    for wanted in layers {
+        facts.layers.insert(wanted.id.clone(), Facts::read(&layout.overlay, &layout.links, &wanted.id)?);
+    }
+    for wanted in images {
+        let mut seen = ImageFacts::default();
+        if let Some(dir) = optional(layout.images.dir(wanted.id.as_str()))? {
+            seen.exists = true;
+            for item in &wanted.data {
+                if let Some(bytes) = optional(dir.read(&item.file, 64 << 20))? {
+                    seen.files.insert(item.file.clone(), Digest::of(&bytes));
+                }
+            }
+        }
+        facts.images.insert(wanted.id.clone(), seen);
+    }
+    Ok(facts)
+}
