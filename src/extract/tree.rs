@@ -63,7 +63,7 @@ impl Tree {
             Some(Whiteout::Of(hidden)) => {
                 self.remove(&parent, &parent_path, hidden).map_err(member(entry))?;
                 parent.mknod(hidden, FileType::CharacterDevice, 0, (0, 0)).map_err(member(entry))?;
-                self.chown(&parent, hidden, entry)?;
+                self.own(&parent, hidden, entry)?;
                 self.keep_body(entry, parent_path, &name, body)
             }
             None => self.make(entry, &parent, &parent_path, &name, body),
@@ -118,14 +118,14 @@ impl Tree {
                     parent.mkdir(name, entry.mode & 0o777).map_err(member(entry))?;
                 }
                 let dir = parent.dir(name).map_err(member(entry))?;
-                self.chown(parent, name, entry)?;
+                self.own(parent, name, entry)?;
                 dir.chmod_self(entry.mode).map_err(member(entry))?;
                 self.xattrs(entry, |key, value| dir.set_xattr_self(key, value))
             }
             EntryKind::Symlink => {
                 let target = std::path::PathBuf::from(OsStr::from_bytes(&entry.link));
                 self.replacing(entry, parent, parent_path, name, || parent.symlink(&target, name))?;
-                self.chown(parent, name, entry)?;
+                self.own(parent, name, entry)?;
                 self.xattrs(entry, |key, value| parent.set_xattr(name, key, value))?;
                 parent.set_times(name, &times(entry)).map_err(member(entry))
             }
@@ -182,7 +182,7 @@ impl Tree {
             Err(ExtractError::Member { source, .. }) if !self.is_root && kind != FileType::Fifo && source.is(Errno::PERM) => return Ok(()),
             other => other?,
         }
-        self.chown(parent, name, entry)?;
+        self.own(parent, name, entry)?;
         parent.chmod(name, entry.mode).map_err(member(entry))?;
         self.xattrs(entry, |key, value| parent.set_xattr(name, key, value))?;
         parent.set_times(name, &times(entry)).map_err(member(entry))
@@ -197,7 +197,7 @@ impl Tree {
         let target_dir = optional(self.open(&target_path)).map_err(member(entry))?.ok_or_else(missing)?;
         let meta = target_dir.meta(&target).map_err(member(entry))?.ok_or_else(missing)?;
         self.replacing(entry, parent, parent_path, name, || target_dir.link(&target, parent, name))?;
-        self.chown(parent, name, entry)?;
+        self.own(parent, name, entry)?;
         if meta.kind != Kind::Symlink {
             parent.chmod(name, entry.mode).map_err(member(entry))?;
         }
@@ -205,7 +205,7 @@ impl Tree {
         parent.set_times(name, &times(entry)).map_err(member(entry))
     }
 
-    fn chown(&self, parent: &Dir, name: &OsStr, entry: &Entry) -> Result<(), ExtractError> {
+    fn own(&self, parent: &Dir, name: &OsStr, entry: &Entry) -> Result<(), ExtractError> {
         parent.chown(name, entry.uid, entry.gid).map_err(member(entry))
     }
 
