@@ -7,6 +7,7 @@
 pub mod config;
 pub mod extract;
 pub mod fsio;
+pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod layout;

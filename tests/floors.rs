@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("config", 1),
     ("lock", 1),
     ("journal", 1),
+    ("history", 1),
     ("metadata", 1),
     ("overlay", 1),
     ("tarsplit", 1),

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::fsio::{self, optional};
+use crate::history::History;
 use crate::ids::{Digest, LayerId, LinkId};
 use crate::journal::Kind;
-use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, Tables, marker_name, scratch_name};
+use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, OWN, Tables, marker_name, scratch_name};
 use crate::lock::{StoreLocks, StoreWriteGuard};
+use crate::metadata::{Image, Images};
 use crate::overlay::{Facts, LayerDir};
 use crate::plan::{self, Built, DiskFacts, ImageFacts, Inputs, Intent, Ready, WantedImage, WantedLayer};
 use crate::recovery;
@@ -233,6 +235,9 @@ impl WriteTxn {
             }
             dir.sync()?;
         }
+        if let Some(bytes) = &ready.images_json {
+            self.note_history(bytes)?;
+        }
         let intent = ready.intent;
         let payload = plan::encode(&intent)?;
         let segment = self.segment.as_mut().ok_or(TxnError::Cancelled)?;
@@ -241,6 +246,17 @@ impl WriteTxn {
         segment.append(Kind::Intent, &payload)?;
         segment.sync()?;
         Ok(intent)
+    }
+}
+
+impl WriteTxn {
+    /// What lets fsck bring names back: the records as they will be, and what others changed since the last time.
+    fn note_history(&self, images_json: &[u8]) -> Result<(), TxnError> {
+        let own = self.layout.root.ensure_dir(OWN, 0o700)?;
+        let images = Images::parse(images_json)?;
+        let id_of = |record: &str| Image::from_json(record).ok().map(|image| image.id_text().to_owned());
+        let mut history = History::load(&own, id_of)?;
+        Ok(history.note(&own, &self.id, images.iter().map(|image| (image.id_text(), image.json())))?)
     }
 }
 

@@ -1,0 +1,204 @@
+//! The history of image records: what lets fsck bring back names after images.json is lost.
+//!
+//! `cstor-rs/history` is a row of frames, each whole by itself: a reader that meets damage goes on at the next magic.
+//! Frames are appended before the intent of every transaction, under images.lock, and each append first adds what other
+//! programs changed since the last. The newest frame of an image wins. What it says is used only for images that are
+//! on disk, so that a frame of a transaction that was rolled back does no harm.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | magic `CSHF` |
+//! | 4 | length of the record, little-endian |
+//! | 16 | the transaction |
+//! | 4 | crc32 of length, transaction and record |
+//! | | the image's record, JSON, as in images.json |
+
+use std::collections::HashMap;
+
+use crate::fsio::{self, Dir, optional};
+use crate::ids::TxnId;
+
+/// The file's name in `cstor-rs/`.
+pub const FILE: &str = "history";
+const TEMP: &str = ".history.new";
+const MAGIC: &[u8; 4] = b"CSHF";
+const HEAD: usize = 28;
+/// A file larger than this is not read; it is begun anew.
+const LIMIT: u64 = 256 << 20;
+/// A record larger than this is damage.
+const RECORD_LIMIT: usize = 16 << 20;
+/// The file is rewritten once it is this much larger than twice what is still newest.
+const SLACK: u64 = 1 << 20;
+
+/// The newest record of every image, by the caller's key.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct History {
+    newest: HashMap<String, String>,
+    bytes: u64,
+}
+
+fn frame(txn: &TxnId, record: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD + record.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(&data_encoding::HEXLOWER.decode(txn.as_str().as_bytes()).unwrap_or_default());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(bytes.get(4..).unwrap_or_default());
+    crc.update(record.as_bytes());
+    bytes.extend_from_slice(&crc.finalize().to_le_bytes());
+    bytes.extend_from_slice(record.as_bytes());
+    bytes
+}
+
+/// The frame that `bytes` begin with: its record and length.
+fn parse_frame(bytes: &[u8]) -> Option<(&str, usize)> {
+    let head = bytes.get(..HEAD)?;
+    let (body, crc) = head.split_at_checked(HEAD - 4)?;
+    let len = usize::try_from(u32::from_le_bytes(body.get(4..8)?.try_into().ok()?)).ok()?;
+    if !body.starts_with(MAGIC) || len > RECORD_LIMIT {
+        return None;
+    }
+    let record = bytes.get(HEAD..HEAD + len)?;
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(body.get(4..)?);
+    hash.update(record);
+    if hash.finalize().to_le_bytes() != crc {
+        return None;
+    }
+    Some((std::str::from_utf8(record).ok()?, HEAD + len))
+}
+
+impl History {
+    /// Reads frames; damage is passed over. `key` gives the image's id out of a record.
+    pub fn parse(bytes: &[u8], key: impl Fn(&str) -> Option<String>) -> Self {
+        let mut history = Self { bytes: bytes.len() as u64, ..Self::default() };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match parse_frame(rest) {
+                Some((record, used)) => {
+                    if let Some(id) = key(record) {
+                        history.newest.insert(id, record.to_owned());
+                    }
+                    rest = rest.get(used..).unwrap_or_default();
+                }
+                None => {
+                    // Resynchronise at the next magic.
+                    let next = rest.get(1..).and_then(|tail| tail.windows(4).position(|w| w == MAGIC));
+                    rest = next.and_then(|at| rest.get(at + 1..)).unwrap_or_default();
+                }
+            }
+        }
+        history
+    }
+
+    /// Reads the history of a store; a missing file is an empty history.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn load(own: &Dir, key: impl Fn(&str) -> Option<String>) -> fsio::Result<Self> {
+        match optional(own.file(FILE))? {
+            Some(file) if file.len()? <= LIMIT => Ok(Self::parse(&file.read_all(LIMIT)?, key)),
+            Some(file) => Ok(Self { newest: HashMap::new(), bytes: file.len()? }),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// The newest record of an image.
+    pub fn get(&self, id: &str) -> Option<&str> {
+        self.newest.get(id).map(String::as_str)
+    }
+
+    /// Makes the history say `records` (id, record) for each of these images, durably.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn note<'a>(&mut self, own: &Dir, txn: &TxnId, records: impl IntoIterator<Item = (&'a str, &'a str)>) -> fsio::Result<()> {
+        let mut bytes = Vec::new();
+        for (id, record) in records {
+            if self.get(id) != Some(record) && record.len() <= RECORD_LIMIT {
+                bytes.extend(frame(txn, record));
+                self.newest.insert(id.to_owned(), record.to_owned());
+            }
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let live: u64 = self.newest.values().map(|record| (HEAD + record.len()) as u64).sum();
+        if self.bytes + bytes.len() as u64 > 2 * live + SLACK {
+            let whole: Vec<u8> = self.newest.values().flat_map(|record| frame(txn, record)).collect();
+            own.replace(TEMP, FILE, &whole, 0o600)?;
+            self.bytes = whole.len() as u64;
+            return Ok(());
+        }
+        let new = own.meta(FILE)?.is_none();
+        let file = own.file_or_create(FILE, 0o600)?;
+        file.write_at(self.bytes, &bytes)?;
+        file.sync_data()?;
+        if new {
+            own.sync()?;
+        }
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fsio::Seam;
+
+    fn key(record: &str) -> Option<String> {
+        record.split(' ').next().map(str::to_owned)
+    }
+
+    fn txn() -> TxnId {
+        "a".repeat(32).parse().unwrap()
+    }
+
+    #[test]
+    fn the_newest_record_wins_and_nothing_is_written_twice() {
+        let temp = tempfile::tempdir().unwrap();
+        let own = Dir::open(temp.path(), Seam::default()).unwrap();
+        let mut history = History::default();
+        history.note(&own, &txn(), [("a", "a 1"), ("b", "b 1")]).unwrap();
+        history.note(&own, &txn(), [("a", "a 2"), ("b", "b 1")]).unwrap();
+        let again = History::load(&own, key).unwrap();
+        assert_eq!(again, history);
+        assert_eq!((again.get("a"), again.get("b"), again.get("c")), (Some("a 2"), Some("b 1"), None));
+        assert_eq!(again.bytes, 3 * (HEAD as u64 + 3));
+    }
+
+    #[test]
+    fn a_reader_resynchronises_behind_damage() {
+        let mut bytes: Vec<u8> = ["a 1", "b 1", "c 1"].iter().flat_map(|r| frame(&txn(), r)).collect();
+        let whole = bytes.clone();
+        bytes[HEAD + 3 + 10] ^= 1;
+        let history = History::parse(&bytes, key);
+        assert_eq!((history.get("a"), history.get("b"), history.get("c")), (Some("a 1"), None, Some("c 1")));
+        for len in 0..whole.len() {
+            assert!(History::parse(&whole[..len], key).newest.len() < 3);
+        }
+    }
+
+    #[test]
+    fn it_is_bounded_by_rewriting() {
+        let temp = tempfile::tempdir().unwrap();
+        let own = Dir::open(temp.path(), Seam::default()).unwrap();
+        let mut history = History::default();
+        let long = "x".repeat(300_000);
+        for n in 0..20 {
+            history.note(&own, &txn(), [("a", format!("a {n} {long}").as_str())]).unwrap();
+            assert!(own.file(FILE).unwrap().len().unwrap() <= 3 * 300_100 + SLACK);
+        }
+        assert!(History::load(&own, key).unwrap().get("a").unwrap().starts_with("a 19 "));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn garbage_never_panics(bytes: Vec<u8>) {
+            History::parse(&bytes, key);
+        }
+    }
+}
