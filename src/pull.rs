@@ -122,7 +122,7 @@ pub enum PullError {
 impl PullError {
     /// Whether the commit may or may not have happened.
     pub fn in_doubt(&self) -> bool {
-        matches!(self, Self::Commit(CommitError::InDoubt { .. }))
+        matches!(self, Self::Commit(CommitError::InDoubt { .. }) | Self::Txn(TxnError::InDoubt { .. }))
     }
 
     /// Whether something was held by somebody else.

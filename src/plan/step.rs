@@ -200,9 +200,10 @@ impl Step {
                 let name = split_name(id);
                 if !w.has_layer(id)?
                     && let Some(side) = &w.layer_side
+                    && side.meta(&name)?.is_none()
                     && w.layout.layers.meta(&name)?.is_some()
                 {
-                    w.layout.layers.rename(&name, side, &name)?;
+                    w.layout.layers.rename_new(&name, side, &name)?;
                 }
                 Ok(())
             }
@@ -210,6 +211,7 @@ impl Step {
             Self::PlaceImage { id } => {
                 if !w.has_image(id)?
                     && let Some(side) = &w.image_side
+                    && side.meta(id.as_str())?.is_none()
                     && w.layout.images.meta(id.as_str())?.is_some()
                 {
                     w.layout.images.rename_new(id.as_str(), side, id.as_str())?;

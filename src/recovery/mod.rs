@@ -17,5 +17,5 @@ mod sweep;
 
 pub use decide::{Decision, decide};
 pub use inspect::{SegmentInfo, segments};
-pub use pass::{Outcome, RecoveryError, Report, candidates, run, run_locked};
+pub use pass::{Outcome, Pins, RecoveryError, Report, candidates, run, run_locked};
 pub use sweep::{SweepError, sweep};

@@ -1,16 +1,18 @@
 //! The pass over the journal.
 
+use std::collections::HashSet;
+
 use tracing::{info, warn};
 
 use super::decide::{Decision, Signs, decide};
 use super::sweep::{SweepError, sweep};
 use crate::fsio::{self, Dir, optional};
-use crate::ids::TxnId;
+use crate::ids::{ImageId, LayerId, TxnId};
 use crate::journal::{self, JournalError, Kind, Opened, Segment, SegmentName, State};
 use crate::layout::{IMAGES_JSON, JOURNAL, LAYERS_JSON, Layout, LayoutError, Route, marker_name, side_stage_name};
 use crate::lock::{LockError, StoreLocks, StoreWriteGuard, Wait};
 use crate::overlay::read_link_id;
-use crate::plan::{self, Intent, StepError, World};
+use crate::plan::{self, Intent, NameClaim, Step, StepError, World};
 
 /// What the pass did.
 #[derive(Debug, Default, Clone)]
@@ -19,8 +21,72 @@ pub struct Report {
     pub ended: Vec<(TxnId, Outcome)>,
     /// Dead transactions that could not be ended now, with the reason; they are tried again at the next open.
     pub pending: Vec<(TxnId, String)>,
+    /// Transactions that have ended but whose leftovers could not be removed now, with the reason.
+    pub left: Vec<(TxnId, String)>,
     /// Segments whose owner lives.
     pub alive: Vec<TxnId>,
+    /// What the pending transactions still need as it is.
+    pub pins: Pins,
+}
+
+/// The objects that pending transactions hold on to: no plan may touch them, so that pending intents are disjoint.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Pins {
+    /// Layers: new, reused, and every parent in their chains.
+    pub layers: HashSet<LayerId>,
+    /// Images.
+    pub images: HashSet<ImageId>,
+    /// Names, and the images they are taken from.
+    pub names: HashSet<String>,
+    /// The highest sequence number among them.
+    pub seq: u64,
+    /// An intent that this program cannot read: it may hold on to anything.
+    pub everything: bool,
+}
+
+impl Pins {
+    fn add(&mut self, intent: Option<&Intent>) {
+        let Some(intent) = intent else {
+            self.everything = true;
+            return;
+        };
+        self.seq = self.seq.max(intent.seq);
+        self.layers.extend(intent.layers.iter().map(|put| put.id.clone()));
+        for put in &intent.images {
+            self.images.insert(put.id.clone());
+            self.layers.extend(put.chain.iter().map(|(id, _)| id.clone()));
+            for claim in &put.names {
+                self.names.insert(claim.name.clone());
+                self.images.extend(claim.from.clone());
+            }
+        }
+    }
+
+    /// What of an intent is held on to, in words.
+    pub fn conflict(&self, intent: &Intent) -> Option<String> {
+        if self.everything {
+            return Some("an intent that this program cannot read".to_owned());
+        }
+        // A chain that is only built on may be shared; what it is made of may not change.
+        let healed = intent.steps.iter().filter_map(|step| match step {
+            Step::Heal { id, .. } | Step::Displace { id, .. } => Some(id),
+            _ => None,
+        });
+        if let Some(id) = intent.layers.iter().map(|put| &put.id).chain(healed).find(|id| self.layers.contains(*id)) {
+            return Some(format!("layer {id}"));
+        }
+        for put in &intent.images {
+            if self.images.contains(&put.id) {
+                return Some(format!("image {}", put.id));
+            }
+            let taken =
+                |claim: &&NameClaim| self.names.contains(&claim.name) || claim.from.as_ref().is_some_and(|from| self.images.contains(from));
+            if let Some(claim) = put.names.iter().find(taken) {
+                return Some(format!("the name {}", claim.name));
+            }
+        }
+        None
+    }
 }
 
 /// How a dead transaction ended.
@@ -59,7 +125,7 @@ pub enum RecoveryError {
     #[error("transaction {txn} has a durable intent and its owner lives without the store locks: it failed half-way; end that process")]
     Poisoned { txn: TxnId },
     #[error("the intent of transaction {txn} cannot be read")]
-    Intent { txn: TxnId, source: plan::CodecError },
+    Intent { txn: TxnId, source: Box<plan::CodecError> },
 }
 
 /// The segments whose owner is dead, as far as can be told without the store locks, and the dead leftovers
@@ -145,7 +211,10 @@ pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, o
                 State::Intent(_) => return Err(RecoveryError::Poisoned { txn: name.txn().clone() }),
                 _ => report.alive.push(name.txn().clone()),
             },
-            Opened::Ours(segment, scan) => dead.push(Dead::new(name.txn().clone(), segment, scan.state)?),
+            Opened::Ours(segment, scan) => match Dead::new(name.txn().clone(), segment, scan.state) {
+                Ok(one) => dead.push(one),
+                Err(error) => report.leave(name.txn().clone(), None, &error),
+            },
         }
     }
     // Several only after a full disk: then in the order in which they were planned.
@@ -160,7 +229,7 @@ pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, o
         }
     }
     for one in dead {
-        let txn = one.txn.clone();
+        let (txn, intent) = (one.txn.clone(), one.intent.clone());
         match one.end(layout, route, &journal, locks) {
             Ok(outcome) => {
                 info!(txn = %txn, ?outcome, "recovered");
@@ -168,8 +237,11 @@ pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, o
             }
             Err(error) if layout.root.seam().poisoned() => return Err(error),
             Err(error) => {
-                warn!(txn = %txn, error = &error as &dyn std::error::Error, "left for the next open");
-                report.pending.push((txn, error_chain(&error)));
+                // Without an intent only staging is left over, which nobody can meet.
+                match &intent {
+                    Some(_) => report.leave(txn, intent.as_ref(), &error),
+                    None => report.left.push((txn, error_chain(&error))),
+                }
             }
         }
     }
@@ -180,6 +252,14 @@ pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, o
         }
     }
     Ok(report)
+}
+
+impl Report {
+    fn leave(&mut self, txn: TxnId, intent: Option<&Intent>, error: &RecoveryError) {
+        warn!(txn = %txn, error = error as &dyn std::error::Error, "left for the next open");
+        self.pins.add(intent);
+        self.pending.push((txn, error_chain(error)));
+    }
 }
 
 fn error_chain(error: &dyn std::error::Error) -> String {
@@ -206,7 +286,9 @@ struct Dead {
 impl Dead {
     fn new(txn: TxnId, segment: Segment, state: State) -> Result<Self, RecoveryError> {
         let intent = match &state {
-            State::Intent(payload) => Some(plan::decode(payload).map_err(|source| RecoveryError::Intent { txn: txn.clone(), source })?),
+            State::Intent(payload) => {
+                Some(plan::decode(payload).map_err(|source| RecoveryError::Intent { txn: txn.clone(), source: Box::new(source) })?)
+            }
             _ => None,
         };
         Ok(Self { txn, segment, state, intent })

@@ -79,8 +79,8 @@ pub struct WriteTxn {
     pub(super) filesystems: Vec<Dir>,
     pub(super) contents: Mutex<Contents>,
     pub(super) cancelled: AtomicBool,
-    /// Whether an intent is in the segment that neither Done nor Abort follows.
-    pub(super) intent_open: bool,
+    /// Whether an intent is in the segment that neither Done nor Abort follows, and if so, whether it has a pivot.
+    pub(super) intent_open: Option<bool>,
 }
 
 impl std::fmt::Debug for WriteTxn {
@@ -115,7 +115,7 @@ impl WriteTxn {
                     filesystems,
                     contents: Mutex::default(),
                     cancelled: AtomicBool::new(false),
-                    intent_open: false,
+                    intent_open: None,
                 })
             }
             Err(error) => {
@@ -185,15 +185,15 @@ impl WriteTxn {
 
     pub(super) fn clean_up(&mut self) -> Result<(), TxnError> {
         let Some(mut segment) = self.segment.take() else { return Ok(()) };
-        if self.intent_open && self.layout.root.seam().poisoned() {
+        if self.intent_open.is_some() && self.layout.root.seam().poisoned() {
             // Neither Abort nor Done can be made durable: everything stays for the next open, which decides.
             return Ok(());
         }
-        if self.intent_open {
+        if self.intent_open.is_some() {
             // Durable before the markers go: an intent without markers reads as "every rename was done".
             segment.append(Kind::Abort, &[])?;
             segment.sync()?;
-            self.intent_open = false;
+            self.intent_open = None;
         }
         recovery::sweep(&self.layout, &self.route, &self.id).map_err(recovery::RecoveryError::from)?;
         if let Some(journal) = self.layout.own(JOURNAL)? {

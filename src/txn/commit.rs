@@ -76,7 +76,7 @@ impl PreparedTxn {
         if let Some(segment) = self.txn.segment.as_mut() {
             segment.append(kind, &[]).map_err(StepError::from)?;
             segment.sync().map_err(StepError::from)?;
-            self.txn.intent_open = false;
+            self.txn.intent_open = None;
         }
         Ok(())
     }

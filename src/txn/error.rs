@@ -2,7 +2,7 @@
 
 use crate::extract::ExtractError;
 use crate::fsio;
-use crate::ids::{Digest, LayerId};
+use crate::ids::{Digest, LayerId, TxnId};
 use crate::journal::JournalError;
 use crate::layout::{LayoutError, TablesError};
 use crate::lock::LockError;
@@ -59,10 +59,12 @@ pub enum TxnError {
     TooManyLayers { count: usize },
     #[error("other processes kept changing the layers this transaction builds on; {tries} plans were overtaken, try again")]
     Overtaken { tries: usize },
-    #[error("an earlier transaction could not be ended: {why}; free some space and run recover")]
-    Pending { why: String },
+    #[error("{what} is part of an earlier transaction that could not be ended yet ({why}); mend that and run recover")]
+    Pending { what: String, why: String },
     #[error("a sync failed earlier; what was written since may be lost, open the store again")]
     Poisoned,
+    #[error("transaction {txn} is in doubt; the next cstor-rs to open the store finishes it or takes it back")]
+    InDoubt { txn: TxnId, source: Box<TxnError> },
     #[error("cancelled")]
     Cancelled,
 }
@@ -73,6 +75,7 @@ impl TxnError {
         matches!(
             self,
             Self::InUse { .. }
+                | Self::Pending { .. }
                 | Self::Lock(LockError::Busy { .. })
                 | Self::Tables(TablesError::Lock(LockError::Busy { .. }))
                 | Self::Recovery(RecoveryError::Lock(LockError::Busy { .. }) | RecoveryError::Poisoned { .. })

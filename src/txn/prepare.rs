@@ -59,17 +59,13 @@ impl WriteTxn {
             let wait = self.wait();
             let mut locks = StoreLocks::write(&self.layout.layers, &self.layout.images, &self.layout.containers, &wait)?;
             let report = recovery::run_locked(&self.layout, &self.route, &mut locks, Some(&self.id))?;
-            if let Some((_, why)) = report.pending.into_iter().next() {
-                return Err(TxnError::Pending { why });
-            }
             let tables = Tables::load(&self.layout)?;
             let disk = facts(&self.layout, &layers, &images)?;
-            // Pending transactions were refused above, so that there is no other number.
             let inputs = Inputs {
                 layers: &tables.layers,
                 images: &tables.images,
                 disk: &disk,
-                seq: 1,
+                seq: report.pins.seq + 1,
                 wanted_layers: &layers,
                 wanted_images: &images,
             };
@@ -80,9 +76,16 @@ impl WriteTxn {
                     return Ok(Prepared::Nothing);
                 }
                 Built::Ready(ready) => {
+                    if let Some(what) = report.pins.conflict(&ready.intent) {
+                        let why = report.pending.into_iter().map(|(txn, why)| format!("{txn}: {why}")).collect::<Vec<_>>().join("; ");
+                        return Err(TxnError::Pending { what, why });
+                    }
                     // Between declaring and locking somebody may have mounted what is to be healed.
                     self.refuse_healing_in_use(&tables, &layers)?;
-                    let intent = self.write_intent(*ready)?;
+                    let intent = match self.write_intent(*ready) {
+                        Ok(intent) => intent,
+                        Err(error) => return Err(self.take_intent_back(error)),
+                    };
                     return Ok(Prepared::Ready(Box::new(PreparedTxn { txn: self, locks, intent })));
                 }
                 Built::Verify(ids) => {
@@ -218,6 +221,19 @@ impl WriteTxn {
         Ok(())
     }
 
+    /// Under the locks still: who gets them next must not meet an intent that neither lives nor has ended.
+    fn take_intent_back(&mut self, error: TxnError) -> TxnError {
+        let cleaned = self.clean_up();
+        match self.intent_open {
+            // Without a table to rename there is no marker: if the intent did reach the medium, recovery goes forward.
+            Some(false) => TxnError::InDoubt { txn: self.id.clone(), source: Box::new(error) },
+            _ => {
+                super::begin::best_effort("take a transaction back", cleaned);
+                error
+            }
+        }
+    }
+
     /// Barrier B.
     fn write_intent(&mut self, ready: Ready) -> Result<Intent, TxnError> {
         for (id, ancestry) in &ready.rewrites {
@@ -242,7 +258,7 @@ impl WriteTxn {
         let payload = plan::encode(&intent)?;
         let segment = self.segment.as_mut().ok_or(TxnError::Cancelled)?;
         segment.reserve(payload.len() as u64)?;
-        self.intent_open = true;
+        self.intent_open = Some(intent.pivot().is_some());
         segment.append(Kind::Intent, &payload)?;
         segment.sync()?;
         Ok(intent)

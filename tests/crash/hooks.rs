@@ -1,0 +1,56 @@
+//! What stands between the store and the disk.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cstor_rs::fsio::{Hook, Op};
+
+/// Fails every change from number `at` on, as if the program had stopped there.
+pub struct Stop {
+    at: usize,
+    seen: AtomicUsize,
+}
+
+impl Stop {
+    pub fn at(at: usize) -> Arc<Self> {
+        Arc::new(Self { at, seen: AtomicUsize::new(0) })
+    }
+
+    /// Whether it was reached.
+    pub fn stopped(&self) -> bool {
+        self.seen.load(Ordering::SeqCst) > self.at
+    }
+}
+
+impl Hook for Stop {
+    fn before(&self, op: &Op<'_>) -> io::Result<()> {
+        if self.seen.fetch_add(1, Ordering::SeqCst) >= self.at {
+            return Err(io::Error::other(format!("stopped before {op:?}")));
+        }
+        Ok(())
+    }
+}
+
+/// SIGKILLs this process before change number `at`.
+pub struct Kill {
+    at: usize,
+    seen: AtomicUsize,
+}
+
+impl Kill {
+    pub fn at(at: usize) -> Arc<Self> {
+        Arc::new(Self { at, seen: AtomicUsize::new(0) })
+    }
+}
+
+impl Hook for Kill {
+    fn before(&self, _: &Op<'_>) -> io::Result<()> {
+        if self.seen.fetch_add(1, Ordering::SeqCst) == self.at {
+            let me = rustix::process::getpid();
+            rustix::process::kill_process(me, rustix::process::Signal::KILL)?;
+            unreachable!("a killed process goes on");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! Crash tests: every point at which a transaction or its recovery can end, with independent oracles.
+//!
+//! | tier | how |
+//! |---|---|
+//! | stop | every change from the k-th on fails; the store is opened again, recovery itself stopped at every j |
+//! | acts | the same, and podman acts between the crash and the recovery |
+//! | kill | this binary runs itself and is SIGKILLed before the k-th change |
+//! | power | the log of changes on a model disk: what a power cut may leave |
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+#[path = "../common/fixture.rs"]
+#[allow(dead_code)]
+mod fixture;
+mod hooks;
+mod kill;
+#[path = "../common/oracle.rs"]
+mod oracle;
+mod stop;
+mod work;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> std::process::ExitCode {
+    if let Some(code) = kill::child() {
+        return code;
+    }
+    let args = Arguments::from_args();
+    let mut trials = Vec::new();
+    for work in work::ALL {
+        let trial = |tier: &str, run: fn(&work::Work)| {
+            let work = *work;
+            Trial::test(format!("{tier}::{}", work.name), move || {
+                run(&work);
+                Ok(())
+            })
+        };
+        trials.push(trial("stop", stop::everywhere));
+        trials.push(trial("stop_recovery", stop::recovery_everywhere));
+        trials.push(trial("kill", kill::everywhere));
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}
