@@ -34,6 +34,11 @@ impl File {
         self.at().path()
     }
 
+    /// Takes note of the name that the file got in its directory: what the hook and errors show from now on.
+    pub fn renamed(&mut self, name: impl AsRef<Path>) {
+        name.as_ref().clone_into(&mut self.name);
+    }
+
     /// The length in bytes.
     ///
     /// # Errors

@@ -11,5 +11,5 @@
 mod frame;
 mod segment;
 
-pub use frame::{Header, Kind, State, parse_header, scan};
+pub use frame::{Chain, Header, Kind, State, header, parse_header, scan};
 pub use segment::{JournalError, Listing, Opened, SEGMENT_LIMIT, Scan, Segment, SegmentName, is_held, list};

@@ -150,6 +150,7 @@ impl Segment {
             file.append(&frame::header(&own_header(txn)))?;
             file.sync_all()?;
             journal.rename_new(&unborn.file, journal, &name.file)?;
+            file.renamed(&name.file);
             Ok(journal.sync()?)
         })();
         match made {

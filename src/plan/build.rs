@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{ImagePut, Intent, LayerPut, NameClaim, Place, Source, StagedData, Step, Table, WantedImage, WantedLayer};
+use super::{ImagePut, Intent, LayerPut, NameClaim, Source, StagedData, Step, Table, WantedImage, WantedLayer};
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::metadata::{EditError, Image, Images, Layer, Layers, ParseError};
 use crate::overlay::{Ancestry, Facts};
@@ -98,20 +98,15 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, PlanError> {
     let mut puts = Vec::new();
     let mut layers = None;
     let mut images = inputs.images.clone();
-    let mut touched = vec![Place::Overlay, Place::Links, Place::Layers, Place::Images];
-    for step in chains.displace {
-        steps.push(step);
-    }
+    steps.extend(chains.displace);
     let mut exchanges = Vec::new();
     let mut placements = Vec::new();
     for wanted in inputs.wanted_images {
         puts.push(image_put(inputs, wanted, &chains.links)?);
-        data_steps(inputs, wanted, &mut steps, &mut placements, &mut exchanges, &mut touched);
+        data_steps(inputs, wanted, &mut steps, &mut placements, &mut exchanges);
     }
     steps.extend(chains.place);
     steps.extend(placements);
-    touched.extend(chains.sealed.into_iter().map(Place::LayerDir));
-    touched.extend([Place::Stage, Place::LayerSide, Place::ImageSide, Place::Trash]);
     put_images(&mut images, &puts)?;
     let images_json = images.encode();
     let images_json = (images_json != inputs.images.encode()).then_some(images_json);
@@ -120,7 +115,9 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, PlanError> {
         let intent = Intent { seq: inputs.seq, layers: vec![], images: vec![], steps: vec![] };
         return Ok(Built::Ready(Box::new(Ready { intent, layers_json: None, images_json: None, rewrites: vec![] })));
     }
-    steps.push(Step::Sync(touched));
+    if !steps.is_empty() {
+        steps.push(Step::barrier(&steps));
+    }
     if !chains.inserts.is_empty() {
         let mut table = inputs.layers.clone();
         for put in &chains.inserts {
@@ -129,25 +126,16 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, PlanError> {
         }
         layers = Some(table.encode());
         steps.push(Step::Switch(Table::Layers));
-        steps.push(Step::Sync(vec![Place::Layers]));
+        steps.push(Step::barrier(&[Step::Switch(Table::Layers)]));
     }
     if images_json.is_some() {
         steps.push(Step::Switch(Table::Images));
-        steps.push(Step::Sync(vec![Place::Images]));
+        steps.push(Step::barrier(&[Step::Switch(Table::Images)]));
     }
     if !exchanges.is_empty() {
-        let mut places: Vec<Place> = Vec::new();
-        for step in &exchanges {
-            if let Step::ExchangeData { image, .. } = step {
-                let place = Place::Image(image.clone());
-                if !places.contains(&place) {
-                    places.push(place);
-                }
-            }
-        }
-        places.push(Place::ImageSide);
+        let barrier = Step::barrier(&exchanges);
         steps.extend(exchanges);
-        steps.push(Step::Sync(places));
+        steps.push(barrier);
     }
     let intent = Intent { seq: inputs.seq, layers: chains.inserts, images: puts, steps };
     Ok(Built::Ready(Box::new(Ready { intent, layers_json: layers, images_json, rewrites: chains.rewrites })))
@@ -160,7 +148,6 @@ struct Chains {
     inserts: Vec<LayerPut>,
     displace: Vec<Step>,
     place: Vec<Step>,
-    sealed: Vec<LayerId>,
     rewrites: Vec<(LayerId, Ancestry)>,
 }
 
@@ -216,13 +203,11 @@ fn place_layers(inputs: &Inputs<'_>) -> Result<Result<Chains, Built>, PlanError>
             Source::Reused { link, sealing } => {
                 if *sealing {
                     chains.place.push(Step::Seal { id: id.clone(), link: link.clone() });
-                    chains.sealed.push(id.clone());
                 }
                 link
             }
             Source::Heal { link, tree } => {
                 chains.place.push(Step::Heal { id: id.clone(), link: link.clone(), tree: *tree });
-                chains.sealed.push(id.clone());
                 link
             }
         };
@@ -256,14 +241,7 @@ fn image_put(inputs: &Inputs<'_>, wanted: &WantedImage, links: &HashMap<LayerId,
     Ok(ImagePut { id: wanted.id.clone(), record: wanted.record.clone(), names: names.collect(), chain, data: wanted.data.clone() })
 }
 
-fn data_steps(
-    inputs: &Inputs<'_>,
-    wanted: &WantedImage,
-    displace: &mut Vec<Step>,
-    place: &mut Vec<Step>,
-    exchange: &mut Vec<Step>,
-    touched: &mut Vec<Place>,
-) {
+fn data_steps(inputs: &Inputs<'_>, wanted: &WantedImage, displace: &mut Vec<Step>, place: &mut Vec<Step>, exchange: &mut Vec<Step>) {
     let none = ImageFacts::default();
     let facts = inputs.disk.images.get(&wanted.id).unwrap_or(&none);
     let id = || wanted.id.clone();
@@ -286,13 +264,7 @@ fn data_steps(
                     new: digest.clone(),
                 });
             }
-            None => {
-                place.push(Step::PlaceData { image: id(), file: file.clone() });
-                let place = Place::Image(id());
-                if !touched.contains(&place) {
-                    touched.push(place);
-                }
-            }
+            None => place.push(Step::PlaceData { image: id(), file: file.clone() }),
         }
     }
 }

@@ -99,15 +99,7 @@ impl<'a> World<'a> {
         for step in intent.steps.iter().take(end).rev() {
             step.undo(self)?;
         }
-        for place in
-            [Place::Overlay, Place::Links, Place::Layers, Place::Images, Place::Stage, Place::Trash, Place::LayerSide, Place::ImageSide]
-        {
-            self.sync(&place)?;
-        }
-        for put in &intent.images {
-            self.sync(&Place::Image(put.id.clone()))?;
-        }
-        Ok(())
+        Step::barrier(intent.steps.get(..end).unwrap_or_default()).apply(self)
     }
 
     /// Takes back what was placed for images; their layers stay, complete and unneeded.
@@ -116,12 +108,10 @@ impl<'a> World<'a> {
     ///
     /// The first step that fails.
     pub fn abandon_images(&mut self) -> Result<(), StepError> {
-        let intent = self.intent;
-        for step in intent.steps.iter().rev().filter(|s| matches!(s, Step::PlaceImage { .. } | Step::PlaceData { .. })) {
-            step.undo(self)?;
-        }
-        self.sync(&Place::Images)?;
-        self.sync(&Place::ImageSide).map_err(StepError::from)
+        let ours = |step: &&Step| matches!(step, Step::PlaceImage { .. } | Step::PlaceData { .. });
+        let steps: Vec<Step> = self.intent.steps.iter().filter(ours).cloned().collect();
+        steps.iter().rev().try_for_each(|step| step.undo(self))?;
+        Step::barrier(&steps).apply(self)
     }
 
     pub(super) fn sync(&self, place: &Place) -> fsio::Result<()> {
@@ -132,20 +122,13 @@ impl<'a> World<'a> {
             Place::Images => self.layout.images.sync(),
             Place::Image(id) => sync_if(optional(self.layout.images.dir(id.as_str()))?),
             Place::LayerDir(id) => sync_if(optional(self.route.overlay.dir(id.as_str()))?),
+            Place::StagedLayer(id) => sync_if(self.staged_layer(id)?),
             Place::Stage => sync_if(self.stage.clone()),
             Place::LayerSide => sync_if(self.layer_side.clone()),
-            Place::ImageSide => {
-                let Some(side) = &self.image_side else { return Ok(()) };
-                for put in &self.intent.images {
-                    sync_if(optional(side.dir(put.id.as_str()))?)?;
-                }
-                side.sync()
-            }
+            Place::ImageSide => sync_if(self.image_side.clone()),
+            Place::StagedImage(id) => sync_if(self.image_stage(id)?),
             Place::Trash => match optional(self.route.trash.dir(self.txn.as_str()))? {
-                Some(trash) => {
-                    trash.sync()?;
-                    self.route.trash.sync()
-                }
+                Some(trash) => trash.sync(),
                 None => Ok(()),
             },
         }

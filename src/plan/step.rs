@@ -16,18 +16,38 @@ use crate::overlay::{self, TreeId, link_target, read_link_id};
 
 /// A directory to fsync.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub enum Place {
+    /// `overlay/`
     Overlay,
+    /// `overlay/l/`
     Links,
+    /// `overlay-layers/`
     Layers,
+    /// `overlay-images/`
     Images,
+    /// `overlay-images/<id>/`
     Image(ImageId),
+    /// `overlay/<id>/`
     LayerDir(LayerId),
+    /// `cstor-rs/stage/<txn>/`
     Stage,
+    /// `cstor-rs/stage/<txn>/<id>/`
+    StagedLayer(LayerId),
+    /// `overlay-layers/.cstor-rs-<txn>/`
     LayerSide,
+    /// `overlay-images/.cstor-rs-<txn>/`
     ImageSide,
+    /// `overlay-images/.cstor-rs-<txn>/<id>/`
+    StagedImage(ImageId),
+    /// `cstor-rs/trash/<txn>/`
     Trash,
+}
+
+impl Place {
+    /// Whether it is a directory of this transaction alone, which names leave.
+    fn is_source(&self) -> bool {
+        matches!(self, Self::Stage | Self::StagedLayer(_) | Self::LayerSide | Self::ImageSide | Self::StagedImage(_) | Self::Trash)
+    }
 }
 
 /// A table of records.
@@ -131,6 +151,41 @@ pub enum Step {
 }
 
 impl Step {
+    /// The directories in which the step makes, moves or removes names.
+    pub fn places(&self) -> Vec<Place> {
+        match self {
+            Self::Displace { .. } => vec![Place::Overlay, Place::Links, Place::Trash],
+            Self::PlaceLayer { .. } => vec![Place::Overlay, Place::Stage, Place::Trash],
+            Self::Link { .. } => vec![Place::Links],
+            Self::PlaceSplit { .. } => vec![Place::Layers, Place::LayerSide],
+            Self::Seal { id, .. } => vec![Place::LayerDir(id.clone()), Place::Stage],
+            Self::Heal { id, .. } => {
+                vec![Place::LayerDir(id.clone()), Place::Layers, Place::StagedLayer(id.clone()), Place::LayerSide]
+            }
+            Self::DisplaceImage { .. } | Self::PlaceImage { .. } => vec![Place::Images, Place::ImageSide],
+            Self::PlaceData { image, .. } | Self::ExchangeData { image, .. } => {
+                vec![Place::Image(image.clone()), Place::StagedImage(image.clone())]
+            }
+            Self::Switch(Table::Layers) => vec![Place::Layers],
+            Self::Switch(Table::Images) => vec![Place::Images],
+            Self::Sync(_) => vec![],
+        }
+    }
+
+    /// The barrier behind these steps: every directory they touch, targets before sources, each once.
+    pub fn barrier(steps: &[Self]) -> Self {
+        let touched: Vec<Place> = steps.iter().flat_map(Self::places).collect();
+        let mut places: Vec<Place> = Vec::new();
+        for source in [false, true] {
+            for place in touched.iter().filter(|place| place.is_source() == source) {
+                if !places.contains(place) {
+                    places.push(place.clone());
+                }
+            }
+        }
+        Self::Sync(places)
+    }
+
     /// Does the step, if it is not done yet; see S1.
     ///
     /// # Errors
@@ -306,15 +361,7 @@ fn tree_of(dir: &Dir) -> fsio::Result<Option<TreeId>> {
     Ok(dir.meta("diff")?.map(|meta| TreeId { inode: meta.inode, birth: meta.birth }))
 }
 
-fn drop_seal(dir: &Dir) -> fsio::Result<()> {
-    if dir.meta(overlay::SEAL)?.is_some() {
-        dir.unlink(overlay::SEAL)?;
-        dir.sync()?;
-    }
-    Ok(())
-}
-
-/// Unlink the seal, sync, exchange, put the new seal in: at no moment does a seal vouch for the other tree.
+/// The old seal need not go first: a seal names the tree it vouches for, and holds for no other.
 fn heal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::Result<()> {
     let Some(dir) = own_layer(w, id, link)? else { return Ok(()) };
     let Some(staged) = w.staged_layer(id)? else { return Ok(()) };
@@ -322,15 +369,13 @@ fn heal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::
         if tree_of(&staged)? != Some(*tree) {
             return Ok(());
         }
-        drop_seal(&dir)?;
         staged.exchange("diff", &dir, "diff")?;
     }
     replace_split(w, id)?;
     if staged.meta(overlay::SEAL)?.is_some() {
         staged.rename(overlay::SEAL, &dir, overlay::SEAL)?;
     }
-    dir.sync()?;
-    staged.sync()
+    Ok(())
 }
 
 /// The staged tar-split takes the old one's name; the old one keeps a second name in staging, for `unheal`.
@@ -359,11 +404,10 @@ fn unheal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio
         side.rename(old_split(id), &w.layout.layers, split_name(id))?;
     }
     if tree_of(&dir)? == Some(*tree) && staged.meta("diff")?.is_some() {
-        drop_seal(&dir)?;
+        optional(dir.unlink(overlay::SEAL))?;
         staged.exchange("diff", &dir, "diff")?;
     }
-    dir.sync()?;
-    staged.sync()
+    Ok(())
 }
 
 fn exchange_data(w: &mut World<'_>, image: &ImageId, key: &str, file: &str, old: &Digest, new: &Digest) -> Result<(), StepError> {

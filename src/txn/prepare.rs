@@ -248,8 +248,8 @@ impl WriteTxn {
             }
             if let Some(bytes) = bytes {
                 dir.write_temp(marker_name(table, &self.id), bytes, 0o600)?;
+                dir.sync()?;
             }
-            dir.sync()?;
         }
         if let Some(bytes) = &ready.images_json {
             self.note_history(bytes)?;

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::time::SystemTime;
 
 use crate::extract::{self, ExtractError, Extracted};
+use crate::fsio::optional;
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::layout::{Tables, split_name};
 use crate::metadata::{self, BigData, Compression, Images, NewImage, NewLayer};
@@ -237,7 +238,10 @@ impl WriteTxn {
         }
         items.push((format!("manifest-{manifest}"), &spec.manifest));
         items.push(("manifest".to_owned(), &spec.manifest));
-        let side = self.image_side.ensure_dir(id.as_str(), 0o700)?;
+        let side = match optional(self.image_side.dir(id.as_str()))? {
+            Some(side) => side,
+            None => self.image_side.mkdir(id.as_str(), 0o700)?,
+        };
         let mut data = Vec::new();
         for (key, bytes) in items {
             let file = metadata::big_data_file(&key)?;

@@ -5,10 +5,12 @@
 //! | stop | every change from the k-th on fails; the store is opened again, recovery itself stopped at every j |
 //! | acts | the same, and podman acts between the crash and the recovery |
 //! | kill | this binary runs itself and is SIGKILLed before the k-th change |
-//! | power | the log of changes on a model disk: what a power cut may leave |
+//! | power | the log of changes on a model disk: what a power cut may leave, and a second one while recovery runs |
+//! | sync | each sync taken away on that disk: a test that does not fail then proves nothing |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod disk;
 #[path = "../common/fixture.rs"]
 #[allow(dead_code)]
 mod fixture;
@@ -16,6 +18,7 @@ mod hooks;
 mod kill;
 #[path = "../common/oracle.rs"]
 mod oracle;
+mod power;
 mod stop;
 mod work;
 
@@ -38,6 +41,9 @@ fn main() -> std::process::ExitCode {
         trials.push(trial("stop", stop::everywhere));
         trials.push(trial("stop_recovery", stop::recovery_everywhere));
         trials.push(trial("kill", kill::everywhere));
+        trials.push(trial("power", power::everywhere));
+        trials.push(trial("power_recovery", power::recovery_everywhere));
+        trials.push(trial("sync", power::every_sync_counts));
     }
     libtest_mimic::run(&args, trials).exit_code()
 }

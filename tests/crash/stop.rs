@@ -19,6 +19,13 @@ pub fn check_after(expected: &Expected, root: &Path, committed: bool, what: &str
     if let Ok(said) = &seen {
         oracle::data_agrees(said).unwrap_or_else(|why| panic!("{what}: {why}"));
     }
+    if committed {
+        let history = std::fs::read(root.join("root/cstor-rs/history")).unwrap_or_default();
+        for id in expected.after.images.keys() {
+            let found = history.windows(id.len()).any(|bytes| bytes == id.as_bytes());
+            assert!(found, "{what}: the history does not know image {id}");
+        }
+    }
     let left = oracle::leftovers(&root.join("root"), &expected.known);
     assert_eq!(left, Vec::<PathBuf>::new(), "{what}: left behind");
     after
