@@ -246,7 +246,9 @@ impl Step {
                 Ok(())
             }
             Self::Link { id, link } => {
-                if !w.has_layer(id)? && w.route.links.read_link(link.as_str()).is_ok_and(|text| text == link_target(id)) {
+                // Whoever made the layer since has another LINKID: this one is ours and leads nowhere.
+                let taken = w.has_layer(id)? && own_layer(w, id, link)?.is_some();
+                if !taken && w.route.links.read_link(link.as_str()).is_ok_and(|text| text == link_target(id)) {
                     w.route.links.unlink(link.as_str())?;
                 }
                 Ok(())

@@ -150,7 +150,7 @@ fn walk(top: &Path, at: &Path, lines: &mut Vec<String>) -> std::io::Result<()> {
 }
 
 /// The file that a big data key lies in: the key itself if it is plain, else `=` and its base64.
-fn data_file(key: &str) -> String {
+pub fn data_file(key: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.';
     if key != "." && key != ".." && key.chars().all(plain) {

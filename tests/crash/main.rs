@@ -10,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod acts;
 mod disk;
 #[path = "../common/fixture.rs"]
 #[allow(dead_code)]
@@ -40,10 +41,16 @@ fn main() -> std::process::ExitCode {
         };
         trials.push(trial("stop", stop::everywhere));
         trials.push(trial("stop_recovery", stop::recovery_everywhere));
+        trials.push(trial("acts", acts::between));
         trials.push(trial("kill", kill::everywhere));
         trials.push(trial("power", power::everywhere));
         trials.push(trial("power_recovery", power::recovery_everywhere));
         trials.push(trial("sync", power::every_sync_counts));
     }
+    let shared = work::Work::named("shared");
+    trials.push(Trial::test("acts_recovery::shared", move || {
+        acts::between_steps_of_recovery(&shared);
+        Ok(())
+    }));
     libtest_mimic::run(&args, trials).exit_code()
 }

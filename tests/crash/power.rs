@@ -30,11 +30,24 @@ impl Run {
         let log = Log::of(temp.path());
         work.run(temp.path(), Some(log.clone())).unwrap();
         let log = log.take();
-        let is_wal = |path: &Path| path.extension().is_some_and(|e| e == "wal");
-        let decided = 1 + log.iter().rposition(|c| matches!(c, Change::SyncFile(path) if is_wal(path))).unwrap();
+        let decided = 1 + log.iter().rposition(syncs_segment).unwrap();
         let journaled = log.iter().position(|c| matches!(c, Change::SyncFs)).unwrap();
         Self { before, log, decided, journaled }
     }
+}
+
+/// The number of changes that only stage.
+pub fn staged(work: &Work) -> usize {
+    Run::of(work).journaled
+}
+
+fn syncs_segment(change: &Change) -> bool {
+    matches!(change, Change::SyncFile(path) if path.extension().is_some_and(|e| e == "wal"))
+}
+
+/// The number of changes before the intent is on the medium.
+pub fn intended(work: &Work) -> usize {
+    Run::of(work).log.iter().position(syncs_segment).unwrap()
 }
 
 /// What lies in staging and trash: its single losses tell nothing, all of it goes by the name of the transaction.
@@ -150,8 +163,7 @@ pub fn everywhere(work: &Work) {
 /// The power goes again while recovery runs, at its every change, from what a first power cut left behind the intent.
 pub fn recovery_everywhere(work: &Work) {
     let (expected, run) = (Expected::of(work), Run::of(work));
-    let is_wal = |change: &Change| matches!(change, Change::SyncFile(path) if path.extension().is_some_and(|e| e == "wal"));
-    let intent = run.log.iter().position(is_wal).unwrap();
+    let intent = run.log.iter().position(syncs_segment).unwrap();
     let (mut disk, mut seen, mut states) = (run.before.clone(), HashSet::new(), 0);
     for (k, change) in run.log.iter().enumerate() {
         disk.play(change);

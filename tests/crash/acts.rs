@@ -1,0 +1,346 @@
+//! Tier acts: podman works on the store between the crash and the recovery. What it made is never touched, what it
+//! removed does not come back half, and no image names what is not there.
+//!
+//! The model podman edits tables and directories as podman does under its locks, which the dead transaction holds no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use cstor_rs::store::Store;
+use serde_json::Value;
+
+use crate::hooks::Stop;
+use crate::oracle;
+use crate::power;
+use crate::stop::{reopen, run_to};
+use crate::work::{Expected, Work, options, temp};
+
+/// What podman does, by name.
+type Act = (&'static str, fn(&mut Podman));
+
+const ACTS: &[Act] = &[
+    ("removes directories without a record", Podman::collect_garbage),
+    ("removes directories without a record and dies half-way", Podman::collect_garbage_half),
+    ("pulls the same images", Podman::pull),
+    ("pulls their layers and dies", Podman::pull_layers),
+    ("removes the images", Podman::remove_images),
+    ("removes layers that no image needs", Podman::check_and_repair),
+    ("gives the names to another image", Podman::retag),
+];
+
+/// The store, and a template: the same store after the transaction, from which a pull by podman is made.
+struct Podman {
+    root: PathBuf,
+    template: PathBuf,
+    made: Made,
+}
+
+/// What podman made and expects to find again.
+#[derive(Default)]
+struct Made {
+    /// Layer, LINKID, files.
+    layers: BTreeMap<String, (String, Vec<String>)>,
+    /// Images with the names they were given.
+    images: BTreeMap<String, BTreeSet<String>>,
+}
+
+fn load(root: &Path, table: &str) -> Vec<Value> {
+    match std::fs::read(root.join(table)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
+        Err(_) => vec![],
+    }
+}
+
+fn save(root: &Path, table: &str, records: &[Value]) {
+    std::fs::write(root.join(table), serde_json::to_vec(records).unwrap()).unwrap();
+}
+
+const LAYERS: &str = "overlay-layers/layers.json";
+const IMAGES: &str = "overlay-images/images.json";
+
+fn id(record: &Value) -> String {
+    record["id"].as_str().unwrap().to_owned()
+}
+
+fn names(record: &Value) -> BTreeSet<String> {
+    record["names"].as_array().into_iter().flatten().map(|name| name.as_str().unwrap().to_owned()).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
+fn remove(path: &Path) {
+    let gone = if path.is_dir() && !path.is_symlink() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match gone {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{}: {error}", path.display()),
+        _ => {}
+    }
+}
+
+impl Podman {
+    /// A store that is not there yet is made first.
+    fn exists(&self) -> bool {
+        ["overlay/l", "overlay-layers", "overlay-images", "overlay-containers"].iter().all(|dir| self.root.join(dir).is_dir())
+    }
+
+    fn orphans(&self) -> Vec<PathBuf> {
+        let known: BTreeSet<String> = load(&self.root, LAYERS).iter().map(id).collect();
+        let Ok(list) = std::fs::read_dir(self.root.join("overlay")) else { return vec![] };
+        let dirs = list.map(|entry| entry.unwrap().path());
+        dirs.filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.len() == 64 && !known.contains(&name)
+        })
+        .collect()
+    }
+
+    fn collect_garbage(&mut self) {
+        for dir in self.orphans() {
+            if let Ok(link) = std::fs::read_to_string(dir.join("link")) {
+                remove(&self.root.join("overlay/l").join(link));
+            }
+            remove(&dir);
+        }
+    }
+
+    fn collect_garbage_half(&mut self) {
+        for dir in self.orphans() {
+            remove(&dir.join("link"));
+            for entry in std::fs::read_dir(dir.join("diff")).into_iter().flatten() {
+                remove(&entry.unwrap().path());
+            }
+        }
+    }
+
+    fn pull_layers(&mut self) {
+        if !self.exists() {
+            return;
+        }
+        let mut layers = load(&self.root, LAYERS);
+        let overlay = self.root.join("overlay");
+        for (count, record) in load(&self.template, LAYERS).into_iter().enumerate() {
+            let layer = id(&record);
+            if layers.iter().any(|there| id(there) == layer) {
+                continue;
+            }
+            // A directory that stands in the way is removed with the link it has.
+            let dir = overlay.join(&layer);
+            if let Ok(link) = std::fs::read_to_string(dir.join("link")) {
+                remove(&overlay.join("l").join(link));
+            }
+            remove(&dir);
+            let link = format!("PODMAN{count:020}");
+            std::fs::create_dir(&dir).unwrap();
+            copy(&self.template.join("overlay").join(&layer).join("diff"), &dir.join("diff"));
+            std::fs::create_dir(dir.join("work")).unwrap();
+            std::fs::write(dir.join("link"), &link).unwrap();
+            std::os::unix::fs::symlink(format!("../{layer}/diff"), overlay.join("l").join(&link)).unwrap();
+            match record["parent"].as_str() {
+                None => std::fs::create_dir(dir.join("empty")).unwrap(),
+                Some(parent) => {
+                    let above = std::fs::read_to_string(overlay.join(parent).join("link")).unwrap();
+                    let further = std::fs::read_to_string(overlay.join(parent).join("lower")).map(|t| format!(":{t}")).unwrap_or_default();
+                    std::fs::write(dir.join("lower"), format!("l/{above}{further}")).unwrap();
+                }
+            }
+            let split = format!("overlay-layers/{layer}.tar-split.gz");
+            remove(&self.root.join(&split));
+            copy(&self.template.join(&split), &self.root.join(&split));
+            self.made.layers.insert(layer, (link, oracle::listing(&dir.join("diff")).unwrap()));
+            layers.push(record);
+            save(&self.root, LAYERS, &layers);
+        }
+    }
+
+    fn pull(&mut self) {
+        if !self.exists() {
+            return;
+        }
+        self.pull_layers();
+        let mut images = load(&self.root, IMAGES);
+        for record in load(&self.template, IMAGES) {
+            let wanted = names(&record);
+            for there in &mut images {
+                if id(there) != id(&record) {
+                    let kept: Vec<String> = names(there).difference(&wanted).cloned().collect();
+                    there["names"] = serde_json::json!(kept);
+                }
+            }
+            let dir = Path::new("overlay-images").join(id(&record));
+            match images.iter_mut().find(|there| id(there) == id(&record)) {
+                Some(there) => {
+                    let all: Vec<String> = names(there).union(&wanted).cloned().collect();
+                    there["names"] = serde_json::json!(all);
+                    let keys = there["big-data-names"].clone();
+                    // As c/image does: what the image has of big data stays, what is pulled is written over it.
+                    for key in ["big-data-names", "big-data-sizes", "big-data-digests"] {
+                        there[key] = record[key].clone();
+                    }
+                    assert!(keys.as_array().unwrap().len() <= record["big-data-names"].as_array().unwrap().len());
+                }
+                None => images.push(record.clone()),
+            }
+            remove(&self.root.join(&dir));
+            copy(&self.template.join(&dir), &self.root.join(&dir));
+            self.made.images.insert(id(&record), wanted);
+        }
+        save(&self.root, IMAGES, &images);
+    }
+
+    fn drop_layers(&mut self, unwanted: impl Fn(&str) -> bool) {
+        let (gone, kept): (Vec<Value>, Vec<Value>) = load(&self.root, LAYERS).into_iter().partition(|layer| unwanted(&id(layer)));
+        save(&self.root, LAYERS, &kept);
+        for layer in gone {
+            let dir = self.root.join("overlay").join(id(&layer));
+            if let Ok(link) = std::fs::read_to_string(dir.join("link")) {
+                remove(&self.root.join("overlay/l").join(link));
+            }
+            remove(&dir);
+            remove(&self.root.join(format!("overlay-layers/{}.tar-split.gz", id(&layer))));
+        }
+    }
+
+    fn check_and_repair(&mut self) {
+        if !self.exists() {
+            return;
+        }
+        let layers = load(&self.root, LAYERS);
+        let parents: BTreeMap<String, String> =
+            layers.iter().filter_map(|layer| Some((id(layer), layer["parent"].as_str()?.to_owned()))).collect();
+        let mut needed = BTreeSet::new();
+        for image in load(&self.root, IMAGES) {
+            let mut next = image["layer"].as_str().map(str::to_owned);
+            while let Some(layer) = next {
+                next = parents.get(&layer).cloned();
+                needed.insert(layer);
+            }
+        }
+        self.drop_layers(|layer| !needed.contains(layer));
+    }
+
+    fn remove_images(&mut self) {
+        if !self.exists() {
+            return;
+        }
+        let ours: BTreeSet<String> = load(&self.template, IMAGES).iter().map(id).collect();
+        let (gone, kept): (Vec<Value>, Vec<Value>) = load(&self.root, IMAGES).into_iter().partition(|image| ours.contains(&id(image)));
+        save(&self.root, IMAGES, &kept);
+        for image in gone {
+            remove(&self.root.join("overlay-images").join(id(&image)));
+        }
+        self.check_and_repair();
+    }
+
+    fn retag(&mut self) {
+        let mut images = load(&self.root, IMAGES);
+        if !self.exists() || images.is_empty() {
+            return;
+        }
+        let wanted: BTreeSet<String> = load(&self.template, IMAGES).iter().flat_map(names).collect();
+        for image in &mut images {
+            image["names"] = serde_json::json!([]);
+        }
+        let third = "f".repeat(64);
+        let first = id(&images[0]);
+        let mut record = load(&self.template, IMAGES).into_iter().find(|image| id(image) == first).unwrap();
+        record["id"] = serde_json::json!(third);
+        record["names"] = serde_json::json!(wanted);
+        let dir = self.root.join("overlay-images");
+        std::fs::create_dir(dir.join(&third)).unwrap();
+        for key in record["big-data-names"].as_array().unwrap() {
+            let file = oracle::data_file(key.as_str().unwrap());
+            copy(&self.template.join("overlay-images").join(&first).join(&file), &dir.join(&third).join(&file));
+        }
+        images.push(record);
+        save(&self.root, IMAGES, &images);
+        self.made.images.insert(third, wanted);
+    }
+}
+
+fn check(root: &Path, podman: &Podman, known: &BTreeSet<PathBuf>, repairs: bool, what: &str) {
+    match oracle::read(root) {
+        Ok(said) => oracle::data_agrees(&said).unwrap_or_else(|why| panic!("{what}: {why}")),
+        // The store was damaged before, and neither podman nor a transaction that goes back mends it.
+        Err(why) => assert!(repairs, "{what}: {why}"),
+    }
+    let left = oracle::leftovers(root, known);
+    assert_eq!(left, Vec::<PathBuf>::new(), "{what}: left behind");
+    for (layer, (link, files)) in &podman.made.layers {
+        let dir = root.join("overlay").join(layer);
+        assert_eq!(std::fs::read_to_string(dir.join("link")).ok().as_ref(), Some(link), "{what}: podman's layer {layer}");
+        assert_eq!(&oracle::listing(&dir.join("diff")).unwrap(), files, "{what}: podman's layer {layer}");
+        assert!(load(root, LAYERS).iter().any(|record| id(record) == *layer), "{what}: the record of podman's layer {layer}");
+    }
+    for (image, wanted) in &podman.made.images {
+        let images = load(root, IMAGES);
+        let record = images.iter().find(|record| id(record) == *image).unwrap_or_else(|| panic!("{what}: podman's image {image}"));
+        assert!(names(record).is_superset(wanted), "{what}: the names of podman's image {image}: {record}");
+    }
+}
+
+/// A store as it is after the transaction.
+fn template(work: &Work) -> tempfile::TempDir {
+    let temp = temp();
+    work.setup(temp.path());
+    work.run(temp.path(), None).unwrap();
+    temp
+}
+
+fn act(act: &Act, root: &Path, template: &Path) -> Podman {
+    let mut podman = Podman { root: root.join("root"), template: template.to_owned(), made: Made::default() };
+    (act.1)(&mut podman);
+    podman
+}
+
+/// Podman acts after the transaction was stopped before its change k.
+pub fn between(work: &Work) {
+    let (expected, template, first) = (Expected::of(work), template(work), power::staged(work));
+    let mut cases = 0;
+    for deed in ACTS {
+        for k in first.. {
+            let temp = temp();
+            if run_to(work, temp.path(), k).is_none() {
+                break;
+            }
+            let what = format!("{} stopped before change {k}, podman {}", work.name, deed.0);
+            let podman = act(deed, temp.path(), &template.path().join("root"));
+            reopen(temp.path(), &what);
+            check(&podman.root, &podman, &expected.known, expected.before.is_err(), &what);
+            cases += 1;
+        }
+    }
+    println!("{}: {cases} cases", work.name);
+    assert!(cases > 100, "{cases} cases are too few to be true");
+}
+
+/// Podman acts between two steps of the recovery.
+pub fn between_steps_of_recovery(work: &Work) {
+    let (expected, template, first) = (Expected::of(work), template(work), power::intended(work));
+    let mut cases = 0;
+    for deed in ACTS {
+        for k in first.. {
+            let mut last = false;
+            for j in 0.. {
+                let temp = temp();
+                last = run_to(work, temp.path(), k).is_none();
+                let stop = Stop::at(j);
+                drop(Store::open(options(temp.path(), Some(stop.clone()))));
+                if last || !stop.stopped() {
+                    break;
+                }
+                let what = format!("{} stopped before change {k}, its recovery before change {j}, podman {}", work.name, deed.0);
+                let podman = act(deed, temp.path(), &template.path().join("root"));
+                reopen(temp.path(), &what);
+                check(&podman.root, &podman, &expected.known, expected.before.is_err(), &what);
+                cases += 1;
+            }
+            if last {
+                break;
+            }
+        }
+    }
+    println!("{}: {cases} cases", work.name);
+    assert!(cases > 100, "{cases} cases are too few to be true");
+}
