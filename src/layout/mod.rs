@@ -72,6 +72,8 @@ pub enum LayoutError {
     NoStore { path: PathBuf },
     #[error("the store at {} was made by the {driver} driver; cstor-rs works on overlay stores only", path.display())]
     OtherDriver { path: PathBuf, driver: String },
+    #[error("overlay/l of the store at {} is missing, and with it the links of its layers; pull its images again", path.display())]
+    NoLinks { path: PathBuf },
     #[error(
         "the store at {} was used with fuse-overlayfs (overlay/.has-mount-program says true), whose whiteouts differ; use a store of native overlay",
         path.display()
@@ -119,8 +121,15 @@ impl Layout {
         check(&root)?;
         let sub = |dir: &Dir, name: &str| -> Result<Dir, LayoutError> { optional(dir.dir(name))?.ok_or_else(missing) };
         let overlay = sub(&root, "overlay")?;
+        let links = match optional(overlay.dir("l"))? {
+            Some(links) => links,
+            None if overlay.names()?.iter().any(|name| name.to_str().is_some_and(|text| text.parse::<LayerId>().is_ok())) => {
+                return Err(LayoutError::NoLinks { path: graphroot.to_owned() });
+            }
+            None => return Err(missing()),
+        };
         Ok(Self {
-            links: sub(&overlay, "l")?,
+            links,
             overlay,
             layers: sub(&root, "overlay-layers")?,
             images: sub(&root, "overlay-images")?,

@@ -192,7 +192,16 @@ fn place_layers(inputs: &Inputs<'_>) -> Result<Result<Chains, Built>, PlanError>
                 chains.place.push(Step::PlaceSplit { id: id.clone() });
                 link
             }
-            Source::Reused { link, .. } | Source::Heal { link, .. } if !live || facts.link.as_ref() != Some(link) => {
+            Source::Reused { link, .. } if !live || facts.link.as_ref() != Some(link) => {
+                if live {
+                    verify.insert(id.clone())
+                } else {
+                    need.insert(id.clone())
+                };
+                continue;
+            }
+            // Of a damaged layer `link` may be unreadable; another LINKID is another layer.
+            Source::Heal { link, .. } if !live || facts.link.as_ref().is_some_and(|seen| seen != link) => {
                 if live {
                     verify.insert(id.clone())
                 } else {
@@ -206,8 +215,14 @@ fn place_layers(inputs: &Inputs<'_>) -> Result<Result<Chains, Built>, PlanError>
                 }
                 link
             }
-            Source::Heal { link, tree } => {
+            Source::Heal { link, tree, assumed } => {
+                if *assumed != ancestry {
+                    chains.rewrites.push((id.clone(), ancestry.clone()));
+                }
                 chains.place.push(Step::Heal { id: id.clone(), link: link.clone(), tree: *tree });
+                if !facts.linked {
+                    chains.place.push(Step::Link { id: id.clone(), link: link.clone() });
+                }
                 link
             }
         };

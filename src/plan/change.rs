@@ -46,6 +46,8 @@ pub enum Source {
         link: LinkId,
         /// The identity of the staged `diff/`.
         tree: TreeId,
+        /// The ancestors that `lower` of the staged directory names.
+        assumed: Ancestry,
     },
 }
 

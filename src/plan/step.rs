@@ -333,10 +333,14 @@ fn make_link(w: &mut World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<()>
     if read_link_id(&dir)?.as_ref() != Some(link) {
         return Ok(());
     }
-    match w.route.links.meta(link.as_str())? {
-        Some(_) => Ok(()),
-        None => w.route.links.symlink(link_target(id), link.as_str()),
+    if w.route.links.meta(link.as_str())?.is_some() {
+        if w.route.links.read_link(link.as_str()).is_ok_and(|text| text == link_target(id)) {
+            return Ok(());
+        }
+        // A LINKID is the layer's own: what has its name and leads elsewhere is damage.
+        w.route.links.unlink(link.as_str())?;
     }
+    w.route.links.symlink(link_target(id), link.as_str())
 }
 
 /// The directory of a layer, if it still is the one with this LINKID.
@@ -363,19 +367,45 @@ fn tree_of(dir: &Dir) -> fsio::Result<Option<TreeId>> {
     Ok(dir.meta("diff")?.map(|meta| TreeId { inode: meta.inode, birth: meta.birth }))
 }
 
+/// The directory of a layer that is to be healed: its `link` may be unreadable, another LINKID is another layer.
+fn damaged_layer(w: &World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<Option<Dir>> {
+    let Some(dir) = optional(w.route.overlay.dir(id.as_str()))? else { return Ok(None) };
+    Ok(read_link_id(&dir)?.is_none_or(|seen| seen == *link).then_some(dir))
+}
+
 /// The old seal need not go first: a seal names the tree it vouches for, and holds for no other.
 fn heal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::Result<()> {
-    let Some(dir) = own_layer(w, id, link)? else { return Ok(()) };
+    let Some(dir) = damaged_layer(w, id, link)? else { return Ok(()) };
     let Some(staged) = w.staged_layer(id)? else { return Ok(()) };
-    if tree_of(&dir)? != Some(*tree) {
+    let seen = tree_of(&dir)?;
+    if seen != Some(*tree) {
         if tree_of(&staged)? != Some(*tree) {
             return Ok(());
         }
-        staged.exchange("diff", &dir, "diff")?;
+        match seen {
+            Some(_) => staged.exchange("diff", &dir, "diff")?,
+            None => staged.rename_new("diff", &dir, "diff")?,
+        }
     }
     replace_split(w, id)?;
+    mend_structure(&staged, &dir)?;
     if staged.meta(overlay::SEAL)?.is_some() {
         staged.rename(overlay::SEAL, &dir, overlay::SEAL)?;
+    }
+    Ok(())
+}
+
+/// What stands around the contents follows from the layer's place in its chain: it is mended, and never taken back.
+fn mend_structure(staged: &Dir, dir: &Dir) -> fsio::Result<()> {
+    for name in ["lower", "lower-layers", "link"] {
+        if staged.meta(name)?.is_some() {
+            staged.rename(name, dir, name)?;
+        }
+    }
+    for name in ["work", "merged", "empty"] {
+        if staged.meta(name)?.is_some() && dir.meta(name)?.is_none() {
+            staged.rename_new(name, dir, name)?;
+        }
     }
     Ok(())
 }
@@ -398,7 +428,7 @@ fn old_split(id: &LayerId) -> String {
 }
 
 fn unheal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::Result<()> {
-    let Some(dir) = own_layer(w, id, link)? else { return Ok(()) };
+    let Some(dir) = damaged_layer(w, id, link)? else { return Ok(()) };
     let Some(staged) = w.staged_layer(id)? else { return Ok(()) };
     if let Some(side) = &w.layer_side
         && side.meta(old_split(id))?.is_some()

@@ -49,7 +49,7 @@ pub enum TxnError {
     DiffId { blob: Digest, want: Digest, seen: Digest },
     #[error("layer {id} is in the store but damaged ({why}) and in use by {user}; stop that and pull again")]
     InUse { id: LayerId, why: String, user: String },
-    #[error("layer {id} is in the store but its structure is damaged: {why}; run fsck --repair")]
+    #[error("layer {id} is in the store but cannot be used: {why}; remove the images on it with podman and pull again")]
     Broken { id: LayerId, why: String },
     #[error("layer {id} was not declared for this transaction")]
     Undeclared { id: LayerId },

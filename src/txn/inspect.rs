@@ -4,7 +4,7 @@ use crate::extract::{self, Depth};
 use crate::fsio::optional;
 use crate::ids::{Digest, LayerId, LinkId};
 use crate::layout::{Layout, Tables, split_name};
-use crate::overlay::{Ancestry, Facts};
+use crate::overlay::{Ancestry, Facts, link_target};
 
 use super::TxnError;
 
@@ -23,14 +23,14 @@ pub enum Inspection {
         /// Its LINKID.
         link: LinkId,
     },
-    /// The contents are damaged: to be fetched and exchanged.
+    /// Its contents, its tar-split or the files around them are damaged: to be fetched and exchanged.
     Damaged {
         /// Its LINKID.
         link: LinkId,
         /// What is wrong.
         why: String,
     },
-    /// The structure around the contents is damaged.
+    /// It can neither be reused nor mended.
     Broken {
         /// What is wrong.
         why: String,
@@ -52,17 +52,23 @@ pub fn inspect(layout: &Layout, tables: &Tables, id: &LayerId, diff_id: &Digest,
     if record.has_id_maps() || facts.rotated {
         return broken("its files are shifted by an id mapping");
     }
-    let Some(link) = facts.link.clone() else { return broken("its link file is missing or unreadable") };
+    let Some(link) = facts.link.clone() else {
+        let link = match find_link(layout, id)? {
+            Some(link) => link,
+            None => LinkId::random().map_err(super::stage::random_failed)?,
+        };
+        return Ok(Inspection::Damaged { link, why: "its link file is missing or unreadable".to_owned() });
+    };
+    let damaged = |why: &str| Ok(Inspection::Damaged { link: link.clone(), why: why.to_owned() });
     if !facts.linked {
-        return broken("its entry in overlay/l is missing or wrong");
+        return damaged("its entry in overlay/l is missing or wrong");
     }
     if !facts.agrees(ancestry) {
-        return broken("its lower file does not name its parents");
+        return damaged("its lower file does not name its parents");
     }
-    let Some(tree) = facts.tree else { return broken("its diff directory is missing") };
-    let damaged = |why: String| Ok(Inspection::Damaged { link: link.clone(), why });
+    let Some(tree) = facts.tree else { return damaged("its diff directory is missing") };
     let Some(split) = optional(layout.layers.file(split_name(id)))? else {
-        return damaged("its tar-split is missing".to_owned());
+        return damaged("its tar-split is missing");
     };
     let sealed = facts.seal.is_some_and(|seal| seal.holds(diff_id, &link, &tree));
     let layer = layout.overlay.dir(id.as_str())?;
@@ -70,6 +76,17 @@ pub fn inspect(layout: &Layout, tables: &Tables, id: &LayerId, diff_id: &Digest,
     match extract::verify(&layer.dir("diff")?, &split, diff_id, depth)? {
         None if sealed => Ok(Inspection::Sealed { link }),
         None => Ok(Inspection::Verified { link }),
-        Some(why) => damaged(why),
+        Some(why) => damaged(&why),
     }
+}
+
+/// The LINKID of a layer by its entry in `overlay/l`: children name it, so it is kept where it can be found.
+fn find_link(layout: &Layout, id: &LayerId) -> Result<Option<LinkId>, TxnError> {
+    for name in layout.links.names()? {
+        let Some(link) = name.to_str().and_then(|text| text.parse::<LinkId>().ok()) else { continue };
+        if layout.links.read_link(link.as_str()).is_ok_and(|text| text == link_target(id)) {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
 }

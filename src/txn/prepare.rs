@@ -177,19 +177,21 @@ impl WriteTxn {
         let mut guard = self.contents();
         let Contents { declared, layers, .. } = &mut *guard;
         let wanted = layers.get_mut(id).ok_or_else(|| TxnError::NotStaged { id: id.clone() })?;
-        let plan::Source::Staged { tree, .. } = &wanted.source else {
+        let plan::Source::Staged { tree, assumed, .. } = &wanted.source else {
             // Reused before and damaged now: nothing of it is staged, the caller fetches it.
             layers.remove(id);
             return Err(TxnError::NotStaged { id: id.clone() });
         };
-        let tree = *tree;
+        let (tree, assumed) = (*tree, assumed.clone());
         let dir = self.stage.dir(id.as_str())?;
-        dir.unlink(crate::overlay::SEAL)?;
+        optional(dir.unlink(crate::overlay::SEAL))?;
+        dir.unlink("link")?;
+        dir.create("link", 0o644)?.append(link.as_str().as_bytes())?;
         if self.options.sync != SyncMode::None {
             let seal = crate::overlay::Seal::new(wanted.diff_id.clone(), link.clone(), tree);
             dir.create(crate::overlay::SEAL, 0o600)?.append(&seal.encode()?)?;
         }
-        wanted.source = plan::Source::Heal { link: link.clone(), tree };
+        wanted.source = plan::Source::Heal { link: link.clone(), tree, assumed };
         if let Some(declared) = declared.get_mut(id) {
             declared.link = link;
             declared.heal = true;

@@ -204,7 +204,7 @@ impl WriteTxn {
             self.write_seal(&made.dir, overlay::SEAL, &spec.diff_id, &declared.link, tree)?;
         }
         let source = if declared.heal {
-            Source::Heal { link: declared.link.clone(), tree }
+            Source::Heal { link: declared.link.clone(), tree, assumed: declared.ancestry.clone() }
         } else {
             let record = layer_record(spec, declared, &extracted)?;
             Source::Staged { link: declared.link.clone(), tree, record, assumed: declared.ancestry.clone() }

@@ -270,7 +270,14 @@ pub fn leftovers(root: &Path, known: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let fixed = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     let expected = |dir: &str, name: &str| match dir {
         "overlay" => name == "l" || layers.contains(name),
-        "overlay/l" => links.contains(name),
+        // Of a layer whose `link` is damaged any entry may be the right one.
+        "overlay/l" => {
+            links.contains(name) || {
+                let target = std::fs::read_link(root.join(dir).join(name)).unwrap_or_default();
+                let id = target.to_string_lossy().trim_start_matches("../").trim_end_matches("/diff").to_owned();
+                layers.contains(&id) && link_id(&root.join("overlay").join(&id)).is_err()
+            }
+        }
         "overlay-layers" => {
             fixed(&["layers.json", "layers.lock"]).contains(name)
                 || name.strip_suffix(".tar-split.gz").is_some_and(|id| layers.contains(id))

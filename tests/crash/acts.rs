@@ -79,6 +79,14 @@ fn remove(path: &Path) {
     }
 }
 
+/// The `l/` entry of a layer, if its `link` names one.
+fn unlink(root: &Path, layer: &Path) {
+    match std::fs::read_to_string(layer.join("link")) {
+        Ok(link) if !link.is_empty() => remove(&root.join("overlay/l").join(link)),
+        _ => {}
+    }
+}
+
 impl Podman {
     /// A store that is not there yet is made first.
     fn exists(&self) -> bool {
@@ -98,9 +106,7 @@ impl Podman {
 
     fn collect_garbage(&mut self) {
         for dir in self.orphans() {
-            if let Ok(link) = std::fs::read_to_string(dir.join("link")) {
-                remove(&self.root.join("overlay/l").join(link));
-            }
+            unlink(&self.root, &dir);
             remove(&dir);
         }
     }
@@ -127,9 +133,7 @@ impl Podman {
             }
             // A directory that stands in the way is removed with the link it has.
             let dir = overlay.join(&layer);
-            if let Ok(link) = std::fs::read_to_string(dir.join("link")) {
-                remove(&overlay.join("l").join(link));
-            }
+            unlink(&self.root, &dir);
             remove(&dir);
             let link = format!("PODMAN{count:020}");
             std::fs::create_dir(&dir).unwrap();
@@ -194,9 +198,7 @@ impl Podman {
         save(&self.root, LAYERS, &kept);
         for layer in gone {
             let dir = self.root.join("overlay").join(id(&layer));
-            if let Ok(link) = std::fs::read_to_string(dir.join("link")) {
-                remove(&self.root.join("overlay/l").join(link));
-            }
+            unlink(&self.root, &dir);
             remove(&dir);
             remove(&self.root.join(format!("overlay-layers/{}.tar-split.gz", id(&layer))));
         }
@@ -265,7 +267,11 @@ fn check(root: &Path, podman: &Podman, known: &BTreeSet<PathBuf>, repairs: bool,
         // The store was damaged before, and neither podman nor a transaction that goes back mends it.
         Err(why) => assert!(repairs, "{what}: {why}"),
     }
-    let left = oracle::leftovers(root, known);
+    let mut left = oracle::leftovers(root, known);
+    if repairs {
+        // Podman does not find the entry of a layer whose `link` is damaged when it removes the layer.
+        left.retain(|path| !path.starts_with("overlay/l"));
+    }
     assert_eq!(left, Vec::<PathBuf>::new(), "{what}: left behind");
     for (layer, (link, files)) in &podman.made.layers {
         let dir = root.join("overlay").join(layer);
