@@ -105,6 +105,11 @@ pub fn find(authfile: Option<&Path>, host: &str, path: &str) -> Result<Option<Lo
         let bytes = match read(&file) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && given.is_none() => continue,
+            // HOME of another user, kept by sudo or su: what lies there is not this user's.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && given.is_none() => {
+                tracing::warn!(file = %file.display(), "credentials that may not be read are left out");
+                continue;
+            }
             Err(e) => return Err(refuse(e.to_string())),
         };
         if let Some(login) = lookup(&bytes, legacy, host, path).map_err(refuse)? {
