@@ -1,0 +1,82 @@
+//! The journal's format, held by a segment that must never change: decoded, encoded again, and explained byte for byte in
+//! `docs/journal-format.md`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+use cstor_rs::ids::{Digest, ImageId, LayerId, LinkId, TxnId};
+use cstor_rs::journal::{Chain, Header, Kind, State, header, parse_header, scan};
+use cstor_rs::plan::{self, ImagePut, Intent, LayerPut, NameClaim, StagedData, Step, Table};
+
+const GOLDEN: &[u8] = include_bytes!("golden/segment-v1.wal");
+const DOCUMENT: &str = include_str!("../docs/journal-format.md");
+
+fn txn() -> TxnId {
+    "00112233445566778899aabbccddeeff".parse().unwrap()
+}
+
+fn written_by() -> Header {
+    Header { txn: txn(), boot: *b"boot-id-16-bytes", pid_namespace: 4_026_531_836, pid: 4242, start: 123_456 }
+}
+
+/// One layer, one image with a name taken from another one, and the steps of barrier C to E.
+fn intent() -> Intent {
+    let layer: LayerId = "a".repeat(64).parse().unwrap();
+    let image: ImageId = "b".repeat(64).parse().unwrap();
+    let link: LinkId = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".parse().unwrap();
+    let steps = vec![
+        Step::PlaceLayer { id: layer.clone(), link: link.clone() },
+        Step::Link { id: layer.clone(), link: link.clone() },
+        Step::PlaceSplit { id: layer.clone() },
+        Step::PlaceImage { id: image.clone() },
+    ];
+    let barrier = Step::barrier(&steps);
+    let switches = [Table::Layers, Table::Images].map(Step::Switch);
+    let tail = switches.into_iter().flat_map(|switch| [switch.clone(), Step::barrier(&[switch])]);
+    Intent {
+        seq: 1,
+        layers: vec![LayerPut { id: layer.clone(), link: link.clone(), record: r#"{"id":"L"}"#.to_owned() }],
+        images: vec![ImagePut {
+            id: image,
+            record: r#"{"id":"I"}"#.to_owned(),
+            names: vec![NameClaim { name: "localhost/a:1".to_owned(), from: Some("c".repeat(64).parse().unwrap()) }],
+            chain: vec![(layer, link)],
+            data: vec![StagedData { key: "manifest".to_owned(), file: "manifest".to_owned(), size: 300, digest: Digest::of(b"") }],
+        }],
+        steps: steps.into_iter().chain([barrier]).chain(tail).collect(),
+    }
+}
+
+fn encoded() -> Vec<u8> {
+    let mut chain = Chain::new(&txn());
+    let mut bytes = header(&written_by());
+    bytes.extend(chain.record(Kind::Intent, &plan::encode(&intent()).unwrap()));
+    bytes.extend(chain.record(Kind::Done, &[]));
+    bytes
+}
+
+#[test]
+fn the_golden_segment_is_what_is_written_today() {
+    assert_eq!(encoded(), GOLDEN, "the bytes on disk have changed: that needs a new version");
+}
+
+#[test]
+fn the_golden_segment_reads_as_what_was_meant() {
+    assert_eq!(parse_header(GOLDEN).unwrap(), written_by());
+    assert_eq!(scan(GOLDEN, &txn()), State::Done);
+    let end = GOLDEN.len() - 41;
+    let State::Intent(payload) = scan(&GOLDEN[..end], &txn()) else { panic!("no intent without the end record") };
+    assert_eq!(plan::decode(&payload).unwrap(), intent());
+}
+
+#[test]
+fn the_dump_in_the_document_is_the_golden_segment() {
+    let mut bytes = Vec::new();
+    for line in DOCUMENT.lines().filter_map(|line| line.strip_prefix("    ")) {
+        let Some((offset, rest)) = line.split_once("  ") else { continue };
+        let Ok(offset) = usize::from_str_radix(offset, 16) else { continue };
+        assert_eq!(offset, bytes.len(), "{line}");
+        let hex = rest.split("  ").next().unwrap();
+        bytes.extend(hex.split(' ').map(|byte| u8::from_str_radix(byte, 16).unwrap_or_else(|_| panic!("{line}"))));
+    }
+    assert_eq!(bytes, GOLDEN);
+}
