@@ -142,7 +142,7 @@ impl Chain {
         Self { hash, number: 0, txn }
     }
 
-    /// The bytes of the next record. `payload` must not be longer than [`PAYLOAD_LIMIT`]; an end record has its own.
+    /// The bytes of the next record. `payload` must not be longer than 256 MiB; an end record has its own.
     pub fn record(&mut self, kind: Kind, payload: &[u8]) -> Vec<u8> {
         let end = self.end_payload(kind);
         let payload = if kind == Kind::Intent { payload } else { &end };
