@@ -9,7 +9,7 @@ use crate::ids::{Digest, ImageId, LayerId, TxnId};
 use crate::metadata::big_data_file;
 use crate::registry::{self, Descriptor, ImageSource, Place, Platform, RegistryError, config};
 use crate::store::{Store, StoreError};
-use crate::txn::{CommitError, ImageSpec, Inspection, LayerSpec, Prepared, TxnError, TxnOptions, WriteTxn, inspect};
+use crate::txn::{CommitError, ImageSpec, Inspection, LayerSpec, Prepared, SyncMode, TxnError, TxnOptions, WriteTxn, inspect};
 use crate::{layout::Layout, overlay::Ancestry, read::Snapshot};
 
 /// How often layers that vanish before the commit are fetched again.
@@ -165,6 +165,10 @@ pub fn pull(
     if let (Some(layout), Some(snapshot)) = (store.layout()?, store.read()?)
         && all_there(&layout, &snapshot, &found)?
     {
+        // The layers are on the medium, or they would not be sealed; of the tables and documents nobody says so.
+        if options.txn.sync != SyncMode::None {
+            layout.settle(found.iter().map(|one| &one.id)).map_err(TxnError::from)?;
+        }
         for descriptor in found.iter().flat_map(|f| &f.layers) {
             progress.event(Event::Present { blob: &descriptor.digest });
         }

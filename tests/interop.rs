@@ -225,8 +225,10 @@ fn what_podman_pulled_is_verified_sealed_and_reused() {
     }
 }
 
+type Damage = (&'static str, fn(&Path));
+
 /// Ways in which a layer is found after a power cut or worse.
-const DAMAGE: &[(&str, fn(&Path))] = &[
+const DAMAGE: &[Damage] = &[
     ("a file is empty", |layer| fs::write(layer.join("diff/etc/motd"), b"").unwrap()),
     ("a file has other bytes", |layer| fs::write(layer.join("diff/etc/motd"), b"A second layer\n").unwrap()),
     ("a file is gone", |layer| fs::remove_file(layer.join("diff/etc/motd")).unwrap()),

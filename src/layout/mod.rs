@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 use crate::fsio::{self, Dir, Meta, Seam, optional};
-use crate::ids::{LayerId, TxnId};
+use crate::ids::{ImageId, LayerId, TxnId};
 use crate::metadata::{self, Images, Layers, LoadError};
 
 /// The directory of cstor-rs in the graph root: invisible to every version of podman.
@@ -184,6 +184,27 @@ impl Layout {
     /// A table that cannot be read or believed.
     pub fn load_layers(&self) -> Result<Layers, LoadError> {
         metadata::load(&self.layers, LAYERS_JSON, Some(&self.overlay))
+    }
+
+    /// Brings both tables, and the data of these images, to the medium: whoever renamed them last may not have.
+    ///
+    /// # Errors
+    ///
+    /// A failed sync.
+    pub fn settle<'a>(&self, images: impl IntoIterator<Item = &'a ImageId>) -> fsio::Result<()> {
+        self.layers.file(LAYERS_JSON)?.sync_data()?;
+        self.layers.sync()?;
+        for id in images {
+            let dir = self.images.dir(id.as_str())?;
+            for (name, kind) in dir.entries()? {
+                if kind == fsio::Kind::File {
+                    dir.file(&name)?.sync_data()?;
+                }
+            }
+            dir.sync()?;
+        }
+        self.images.file(IMAGES_JSON)?.sync_data()?;
+        self.images.sync()
     }
 
     /// images.json. Empty counts as empty only where `overlay-images/` holds no image.
