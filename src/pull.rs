@@ -127,7 +127,11 @@ impl PullError {
 
     /// Whether something was held by somebody else.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Txn(error) if error.is_busy())
+        match self {
+            Self::Txn(error) => error.is_busy(),
+            Self::Store(error) => error.is_busy(),
+            _ => false,
+        }
     }
 }
 
@@ -160,7 +164,12 @@ pub fn pull(
         if cancelled.load(Ordering::Acquire) {
             return Err(PullError::Cancelled);
         }
-        found.push(resolve(place, options, progress)?);
+        match resolve(place, options, progress) {
+            Ok(one) => found.push(one),
+            // What fails because it was cancelled is no error of the registry.
+            Err(_) if cancelled.load(Ordering::Acquire) => return Err(PullError::Cancelled),
+            Err(error) => return Err(error),
+        }
     }
     if let (Some(layout), Some(snapshot)) = (store.layout()?, store.read()?)
         && all_there(&layout, &snapshot, &found)?

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::fsio::{Hook, NoHook, Seam};
 use crate::layout::{Layout, LayoutError, Tables, TablesError};
-use crate::lock::Wait;
+use crate::lock::{LockError, Wait};
 use crate::read::Snapshot;
 use crate::recovery::{self, RecoveryError, Report};
 use crate::txn::{TxnError, TxnOptions, WriteTxn};
@@ -18,12 +19,19 @@ pub struct StoreOptions {
     runroot: PathBuf,
     hook: Arc<dyn Hook>,
     wait: Duration,
+    interrupt: Option<Arc<AtomicBool>>,
 }
 
 impl StoreOptions {
     /// A store at this graph root, with this run root.
     pub fn new(graphroot: impl Into<PathBuf>, runroot: impl Into<PathBuf>) -> Self {
-        Self { graphroot: graphroot.into(), runroot: runroot.into(), hook: Arc::new(NoHook), wait: Duration::from_secs(60) }
+        Self {
+            graphroot: graphroot.into(),
+            runroot: runroot.into(),
+            hook: Arc::new(NoHook),
+            wait: Duration::from_secs(60),
+            interrupt: None,
+        }
     }
 
     /// Puts a hook before every change of the disk: for tests and for counting.
@@ -31,6 +39,17 @@ impl StoreOptions {
     pub fn hook(mut self, hook: Arc<dyn Hook>) -> Self {
         self.hook = hook;
         self
+    }
+
+    /// Ends waiting for a lock, in whatever is done with the store, soon after this is true.
+    #[must_use]
+    pub fn interrupt(mut self, interrupt: Arc<AtomicBool>) -> Self {
+        self.interrupt = Some(interrupt);
+        self
+    }
+
+    fn waiting(&self) -> Wait<'_> {
+        Wait::new(self.wait, self.interrupt.as_deref())
     }
 
     /// How long to wait for a lock that another process holds; 60 s unless told.
@@ -70,6 +89,17 @@ pub struct Store {
     report: Report,
 }
 
+impl StoreError {
+    /// Whether waiting and trying again may help: something was held by somebody else.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Tables(TablesError::Lock(error)) | Self::Recovery(RecoveryError::Lock(error)) => matches!(error, LockError::Busy { .. }),
+            Self::Recovery(RecoveryError::Poisoned { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Store {
     /// Opens a store for reading and writing, and ends what a crash left half done. A store that does not exist is
     /// made by its first transaction.
@@ -80,7 +110,7 @@ impl Store {
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let seam = Seam::new(options.hook.clone());
         let report = match Layout::open(&options.graphroot, &options.runroot, &seam) {
-            Ok(layout) => recovery::run(&layout, &Wait::limit(options.wait))?,
+            Ok(layout) => recovery::run(&layout, &options.waiting())?,
             Err(LayoutError::NoStore { .. }) => Report::default(),
             Err(error) => return Err(error.into()),
         };
@@ -135,7 +165,7 @@ impl Store {
     /// A lock held too long, an unreadable table.
     pub fn read(&self) -> Result<Option<Snapshot>, StoreError> {
         match self.layout()? {
-            Some(layout) => Ok(Some(Snapshot::new(Tables::read(&layout, &Wait::limit(self.options.wait))?))),
+            Some(layout) => Ok(Some(Snapshot::new(Tables::read(&layout, &self.options.waiting())?))),
             None => Ok(None),
         }
     }
@@ -150,6 +180,6 @@ impl Store {
             return Err(TxnError::Poisoned);
         }
         let layout = Layout::create(&self.options.graphroot, &self.options.runroot, &self.seam)?;
-        WriteTxn::begin(&layout, TxnOptions { wait: self.options.wait, ..options })
+        WriteTxn::begin(&layout, TxnOptions { wait: self.options.wait, interrupt: self.options.interrupt.clone(), ..options })
     }
 }

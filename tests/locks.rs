@@ -197,8 +197,8 @@ fn a_token_is_64_bytes_and_never_the_same() {
 fn waiting_can_be_given_up() {
     let dirs = Dirs::new();
     let held = dirs.write().unwrap();
-    let given_up = || true;
-    let wait = Wait::new(Duration::from_secs(3600), &given_up);
+    let given_up = std::sync::atomic::AtomicBool::new(true);
+    let wait = Wait::new(Duration::from_secs(3600), Some(&given_up));
     let error = StoreLocks::write(&dirs.layers, &dirs.images, &dirs.containers, &wait).unwrap_err();
     assert!(matches!(error, LockError::Cancelled { .. }), "{error:?}");
     drop(held);

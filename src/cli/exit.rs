@@ -3,10 +3,7 @@
 use std::process::ExitCode;
 
 use cstor_rs::config::ConfigError;
-use cstor_rs::layout::TablesError;
-use cstor_rs::lock::LockError;
 use cstor_rs::pull::PullError;
-use cstor_rs::recovery::RecoveryError;
 use cstor_rs::store::StoreError;
 
 use super::signals;
@@ -62,10 +59,7 @@ pub(super) fn code_of(error: &anyhow::Error) -> u8 {
         }
     }
     match error.downcast_ref::<StoreError>() {
-        Some(
-            StoreError::Tables(TablesError::Lock(LockError::Busy { .. }))
-            | StoreError::Recovery(RecoveryError::Lock(LockError::Busy { .. }) | RecoveryError::Poisoned { .. }),
-        ) => BUSY,
+        Some(store) if store.is_busy() => BUSY,
         _ => FAILED,
     }
 }

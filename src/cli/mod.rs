@@ -13,7 +13,11 @@ mod signals;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use cstor_rs::config::{Config, Environment, Overrides};
 use cstor_rs::store::{Store, StoreOptions};
@@ -28,6 +32,9 @@ struct Args {
     /// Use this directory for what lasts until the next boot
     #[arg(long, global = true, value_name = "DIR")]
     runroot: Option<PathBuf>,
+    /// Wait this many seconds for a lock that another process holds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60.0)]
+    lock_timeout: f64,
     /// Log this much: error, warn, info, debug, trace
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
     log_level: tracing_subscriber::filter::LevelFilter,
@@ -54,16 +61,21 @@ enum Command {
 /// Where the store lies.
 pub(crate) struct Context {
     config: Config,
+    lock_timeout: Duration,
 }
 
 impl Context {
     fn options(&self) -> StoreOptions {
-        StoreOptions::new(&self.config.graphroot, &self.config.runroot)
+        StoreOptions::new(&self.config.graphroot, &self.config.runroot).wait(self.lock_timeout)
     }
 
-    /// Opens the store for writing: recovers first.
-    fn store(&self) -> anyhow::Result<Store> {
-        let store = Store::open(self.options())?;
+    /// Opens the store for writing: recovers first. Waiting for a lock ends when the flag is true.
+    fn store_with(&self, interrupt: Option<Arc<AtomicBool>>) -> anyhow::Result<Store> {
+        let options = self.options();
+        let store = Store::open(match interrupt {
+            Some(flag) => options.interrupt(flag),
+            None => options,
+        })?;
         for (txn, outcome) in &store.recovered().ended {
             eprintln!("recovered: transaction {txn} {}", recover::say(*outcome));
         }
@@ -89,7 +101,8 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { root: args.root, runroot: args.runroot };
-    let context = Context { config: Config::load(&Environment::of_process(), &overrides)? };
+    let lock_timeout = Duration::try_from_secs_f64(args.lock_timeout).context("--lock-timeout")?;
+    let context = Context { config: Config::load(&Environment::of_process(), &overrides)?, lock_timeout };
     match args.command {
         Command::Pull(args) => pull::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),

@@ -44,6 +44,12 @@ pub(crate) struct Args {
     /// Wait this many seconds before the first retry
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     retry_delay: f64,
+    /// Give a request up when nothing has come for this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    idle_timeout: f64,
+    /// Refuse layers that unpack to more than this many bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 40)]
+    max_layer_size: u64,
     /// Bring contents to the medium by syncfs, file by file, or not at all
     #[arg(long, value_enum, default_value_t = Sync::Fs)]
     sync: Sync,
@@ -67,9 +73,10 @@ enum Sync {
 
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let places = parse_all(args)?;
-    let options = options(args)?;
-    let cancelled = signals::listen().context("listen for signals")?;
-    let store = context.store()?;
+    let mut options = options(args)?;
+    let stop = signals::listen().context("listen for signals")?;
+    options.registry.cancel = stop.network.clone();
+    let store = context.store_with(Some(stop.flag.clone()))?;
     let shown = Shown::new(args.quiet, args.json);
     let mut worst = 0u8;
     let mut digests = Vec::new();
@@ -78,7 +85,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         if signals::received().is_some() {
             break;
         }
-        match pull(&store, batch, &options, &shown, &cancelled) {
+        match pull(&store, batch, &options, &shown, &stop.flag) {
             Ok(list) => {
                 shown.clear();
                 for one in &list {
@@ -116,6 +123,7 @@ fn options(args: &Args) -> anyhow::Result<PullOptions> {
         Some(text) => text.parse().context("--platform")?,
         None => Platform::host(),
     };
+    let stall = Duration::try_from_secs_f64(args.idle_timeout).context("--idle-timeout")?;
     let delay = Duration::try_from_secs_f64(args.retry_delay).context("--retry-delay")?;
     Ok(PullOptions {
         registry: Options {
@@ -124,6 +132,7 @@ fn options(args: &Args) -> anyhow::Result<PullOptions> {
             authfile: args.authfile.clone(),
             retries: args.retry,
             retry_delay: delay,
+            stall,
             ..Options::default()
         },
         platform,
@@ -134,6 +143,7 @@ fn options(args: &Args) -> anyhow::Result<PullOptions> {
                 Sync::Files => SyncMode::Files,
                 Sync::None => SyncMode::None,
             },
+            max_layer_bytes: args.max_layer_size,
             ..TxnOptions::default()
         },
     })

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tokio_util::sync::CancellationToken;
 
 static RECEIVED: AtomicU8 = AtomicU8::new(0);
 
@@ -16,19 +17,29 @@ pub(super) fn received() -> Option<u8> {
     }
 }
 
-/// Starts listening; the flag becomes true with the first signal.
-pub(super) fn listen() -> std::io::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
+/// What a signal sets off.
+#[derive(Clone, Default)]
+pub(super) struct Stop {
+    /// True after the first signal.
+    pub(super) flag: Arc<AtomicBool>,
+    /// Ends what waits for the network.
+    pub(super) network: CancellationToken,
+}
+
+/// Starts listening.
+pub(super) fn listen() -> std::io::Result<Stop> {
+    let stop = Stop::default();
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let seen = Arc::clone(&flag);
+    let Stop { flag: seen, network } = stop.clone();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             if seen.swap(true, Ordering::AcqRel) {
                 std::process::exit(128 + signal);
             }
             RECEIVED.store(u8::try_from(signal).unwrap_or(SIGTERM as u8), Ordering::Release);
+            network.cancel();
             eprintln!("taking the transaction back; once more to end at once");
         }
     })?;
-    Ok(flag)
+    Ok(stop)
 }

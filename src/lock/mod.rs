@@ -5,10 +5,10 @@
 //! in the kernel, so waiting polls with 1 to 20 ms of jitter.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::fsio::{self, Dir, File, LockOwner};
+use crate::fsio::{self, Dir, File, LockOwner, optional};
 use crate::ids::random_bytes;
 
 const LAYERS_LOCK: &str = "layers.lock";
@@ -30,27 +30,21 @@ pub enum LockError {
 }
 
 /// How long to wait for a lock, and when to stop waiting.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Wait<'a> {
     limit: Duration,
-    cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
-}
-
-impl std::fmt::Debug for Wait<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wait").field("limit", &self.limit).finish_non_exhaustive()
-    }
+    interrupt: Option<&'a AtomicBool>,
 }
 
 impl<'a> Wait<'a> {
     /// Waits this long at most.
     pub fn limit(limit: Duration) -> Self {
-        Self { limit, cancelled: None }
+        Self { limit, interrupt: None }
     }
 
-    /// Waits this long at most, and gives up as soon as `cancelled` says so.
-    pub fn new(limit: Duration, cancelled: &'a (dyn Fn() -> bool + Sync)) -> Self {
-        Self { limit, cancelled: Some(cancelled) }
+    /// Waits this long at most, and gives up soon after `interrupt` is true.
+    pub fn new(limit: Duration, interrupt: Option<&'a AtomicBool>) -> Self {
+        Self { limit, interrupt }
     }
 }
 
@@ -69,8 +63,16 @@ impl Drop for Held {
     }
 }
 
+/// A reader needs no right to write: what it cannot lock on a read-only filesystem nobody changes.
+fn open(dir: &Dir, name: &str, exclusive: bool) -> fsio::Result<File> {
+    if !exclusive && let Some(file) = optional(dir.file(name))? {
+        return Ok(file);
+    }
+    dir.file_or_create(name, 0o644)
+}
+
 fn take(dir: &Dir, name: &str, exclusive: bool, wait: &Wait<'_>) -> Result<Held, LockError> {
-    let file = dir.file_or_create(name, 0o644)?;
+    let file = open(dir, name, exclusive)?;
     let start = Instant::now();
     let mut told = false;
     loop {
@@ -78,7 +80,7 @@ fn take(dir: &Dir, name: &str, exclusive: bool, wait: &Wait<'_>) -> Result<Held,
             return Ok(Held { file });
         }
         let waited = start.elapsed();
-        if wait.cancelled.is_some_and(|cancelled| cancelled()) {
+        if wait.interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
             return Err(LockError::Cancelled { path: file.path() });
         }
         if waited >= wait.limit {

@@ -59,7 +59,14 @@ impl BlobReader {
             words: sender,
             room: room.clone(),
         };
-        let task = shared.handle.spawn(async move { fetch.run().await }).abort_handle();
+        let cancel = shared.cancel.clone();
+        let task = shared.handle.spawn(async move {
+            let words = fetch.words.clone();
+            if cancel.run_until_cancelled(fetch.run()).await.is_none() && words.send(Word::Failed(RegistryError::Cancelled)).is_err() {
+                tracing::debug!("cancelled after its reader had gone");
+            }
+        });
+        let task = task.abort_handle();
         let reader = Self { words, room, current: Bytes::new(), left: blob.size, what, failed: false, task, _shared: shared };
         match reader.words.recv() {
             Ok(Word::Failed(error)) => Err(error),

@@ -152,6 +152,9 @@ pub enum RegistryError {
         /// The system call and path.
         source: fsio::Error,
     },
+    /// The caller wanted no more of it.
+    #[error("cancelled")]
+    Cancelled,
     /// The system gave us no threads, sockets or TLS to work with.
     #[error("the network client cannot start")]
     Client {

@@ -20,6 +20,7 @@ use super::platform::Platform;
 use super::reference::Reference;
 use super::source::{ImageSource, Resolved, resolve, verify};
 use crate::ids::Digest;
+use tokio_util::sync::CancellationToken;
 
 /// The longest pause between two attempts.
 const DELAY_MAX: Duration = Duration::from_secs(30);
@@ -41,6 +42,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long nothing may come on an open connection.
     pub stall: Duration,
+    /// Once cancelled, every request ends at once with [`RegistryError::Cancelled`].
+    pub cancel: CancellationToken,
     /// The runtime to use; without one each registry starts its own of two threads.
     pub runtime: Option<Handle>,
 }
@@ -55,6 +58,7 @@ impl Default for Options {
             retry_delay: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(15),
             stall: Duration::from_secs(60),
+            cancel: CancellationToken::new(),
             runtime: None,
         }
     }
@@ -70,6 +74,7 @@ pub struct Registry {
 pub(super) struct Shared {
     pub(super) client: Arc<Client>,
     pub(super) handle: Handle,
+    pub(super) cancel: CancellationToken,
     own: Option<Runtime>,
 }
 
@@ -114,7 +119,7 @@ impl Registry {
         };
         let mut client = Client::new(&reference, options, login)?;
         if !options.tls_verify {
-            client = wait(&handle, async move {
+            client = wait(&handle, &options.cancel, async move {
                 let mut backoff = Backoff::new(&client);
                 while let Err(failure) = client.choose_scheme().await {
                     backoff.pause("the API", failure).await?;
@@ -122,7 +127,7 @@ impl Registry {
                 Ok(client)
             })?;
         }
-        Ok(Self { shared: Arc::new(Shared { client: Arc::new(client), handle, own }), reference })
+        Ok(Self { shared: Arc::new(Shared { client: Arc::new(client), handle, cancel: options.cancel.clone(), own }), reference })
     }
 
     /// The name it was connected for.
@@ -138,7 +143,7 @@ impl Registry {
             Some((digest, _)) => format!("manifest {}/{}@{digest}", self.reference.host(), self.reference.path()),
         };
         let path = format!("manifests/{target}");
-        wait(&self.shared.handle, async move {
+        wait(&self.shared.handle, &self.shared.cancel, async move {
             let limit = known.as_ref().and_then(|(_, size)| *size).unwrap_or(MANIFEST_MAX);
             let (raw, content_type, said) = whole(&client, &what, &path, ACCEPT, limit).await?;
             match &known {
@@ -166,7 +171,7 @@ impl ImageSource for Registry {
         let client = self.shared.client.clone();
         let what = format!("config {}", config.digest);
         let config = config.clone();
-        wait(&self.shared.handle, async move {
+        wait(&self.shared.handle, &self.shared.cancel, async move {
             let (raw, _, _) = whole(&client, &what, &format!("blobs/{}", config.digest), "*/*", config.size).await?;
             full(&client, &what, Some(config.size), &raw)?;
             verify(&what, &client.host, &config.digest, &raw)?;
@@ -251,10 +256,16 @@ fn full(client: &Client, what: &str, declared: Option<u64>, raw: &[u8]) -> Resul
 /// Runs a future on the runtime and waits for it in this thread.
 ///
 /// Not `block_on`: that panics where the thread belongs to a runtime.
-fn wait<T: Send + 'static>(handle: &Handle, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+fn wait<T: Send + 'static>(
+    handle: &Handle,
+    cancel: &CancellationToken,
+    future: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     let (sender, receiver) = channel();
+    let cancel = cancel.clone();
     let task = handle.spawn(async move {
-        if sender.send(future.await).is_err() {
+        let result = cancel.run_until_cancelled(future).await.unwrap_or(Err(RegistryError::Cancelled));
+        if sender.send(result).is_err() {
             tracing::debug!("the caller has gone");
         }
     });

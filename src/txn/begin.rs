@@ -1,8 +1,8 @@
 //! The first stage: a transaction that stages, with no store lock.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::fsio::Dir;
@@ -37,11 +37,13 @@ pub struct TxnOptions {
     pub wait: Duration,
     /// The largest uncompressed layer that is accepted, in bytes.
     pub max_layer_bytes: u64,
+    /// Once true, waiting for a lock ends soon.
+    pub interrupt: Option<Arc<AtomicBool>>,
 }
 
 impl Default for TxnOptions {
     fn default() -> Self {
-        Self { sync: SyncMode::default(), wait: Duration::from_secs(60), max_layer_bytes: 1 << 40 }
+        Self { sync: SyncMode::default(), wait: Duration::from_secs(60), max_layer_bytes: 1 << 40, interrupt: None }
     }
 }
 
@@ -130,7 +132,7 @@ impl WriteTxn {
     }
 
     fn stage_dirs(layout: &Layout, options: &TxnOptions, id: &TxnId, route: Route) -> Result<(Route, Dir, Dir, Dir), TxnError> {
-        let wait = Wait::limit(options.wait);
+        let wait = Wait::new(options.wait, options.interrupt.as_deref());
         let locks = StoreLocks::write_layers(&layout.layers, &wait)?;
         let proved = route.prove(id, layout.root.path());
         drop(locks);
@@ -166,7 +168,7 @@ impl WriteTxn {
     }
 
     pub(super) fn wait(&self) -> Wait<'_> {
-        Wait::new(self.options.wait, &|| false)
+        Wait::new(self.options.wait, self.options.interrupt.as_deref())
     }
 
     pub(super) fn contents(&self) -> std::sync::MutexGuard<'_, Contents> {

@@ -32,6 +32,33 @@ impl Hook for Stop {
     }
 }
 
+/// Fails one change, number `at`, and no other: what a disk does that is full for a moment, or that cannot write one block.
+pub struct Once {
+    at: usize,
+    error: i32,
+    seen: AtomicUsize,
+}
+
+impl Once {
+    pub fn at(at: usize, error: rustix::io::Errno) -> Arc<Self> {
+        Arc::new(Self { at, error: error.raw_os_error(), seen: AtomicUsize::new(0) })
+    }
+
+    /// Whether it was reached.
+    pub fn failed(&self) -> bool {
+        self.seen.load(Ordering::SeqCst) > self.at
+    }
+}
+
+impl Hook for Once {
+    fn before(&self, _: &Op<'_>) -> io::Result<()> {
+        if self.seen.fetch_add(1, Ordering::SeqCst) == self.at {
+            return Err(io::Error::from_raw_os_error(self.error));
+        }
+        Ok(())
+    }
+}
+
 /// SIGKILLs this process before change number `at`.
 pub struct Kill {
     at: usize,

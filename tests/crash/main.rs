@@ -3,6 +3,7 @@
 //! | tier | how |
 //! |---|---|
 //! | stop | every change from the k-th on fails; the store is opened again, recovery itself stopped at every j |
+//! | errno | one change fails, with ENOSPC, EIO, EDQUOT or EMFILE |
 //! | acts | the same, and podman acts between the crash and the recovery |
 //! | kill | this binary runs itself and is SIGKILLed before the k-th change |
 //! | power | the log of changes on a model disk: what a power cut may leave, and a second one while recovery runs |
@@ -41,6 +42,7 @@ fn main() -> std::process::ExitCode {
         };
         trials.push(trial("stop", stop::everywhere));
         trials.push(trial("stop_recovery", stop::recovery_everywhere));
+        trials.push(trial("errno", stop::one_error_everywhere));
         trials.push(trial("acts", acts::between));
         trials.push(trial("kill", kill::everywhere));
         trials.push(trial("power", power::everywhere));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cstor_rs::store::Store;
 
 use crate::fixture::Failure;
-use crate::hooks::Stop;
+use crate::hooks::{Once, Stop};
 use crate::oracle;
 use crate::power;
 use crate::work::{Expected, Work, options, temp};
@@ -104,6 +104,43 @@ pub fn everywhere(work: &Work) {
         *ends.entry((outcomes, after)).or_insert(0) += 1;
         assert!(work.run(temp.path(), None).is_ok(), "{what}: the transaction cannot be run again");
         check_after(&expected, temp.path(), true, &what);
+    }
+}
+
+/// One change fails, and the disk goes on: the program cleans up after itself, and says truly what became of it.
+pub fn one_error_everywhere(work: &Work) {
+    use rustix::io::Errno;
+    let expected = Expected::of(work);
+    for error in [Errno::NOSPC, Errno::IO, Errno::DQUOT, Errno::MFILE] {
+        let mut ends = std::collections::BTreeMap::new();
+        for k in 0.. {
+            let temp = temp();
+            work.setup(temp.path());
+            let before = tokens(temp.path());
+            let what = format!("{}, {error:?} at change {k}", work.name);
+            let hook = Once::at(k, error);
+            let result = match Store::open(options(temp.path(), Some(hook.clone()))) {
+                Ok(_) => work.run(temp.path(), Some(hook.clone())).map(|_| ()),
+                Err(_) => Ok(()),
+            };
+            if !hook.failed() {
+                println!("{}, {error:?}: {ends:?}", work.name);
+                break;
+            }
+            check_tokens(temp.path(), &before, &what);
+            let (in_doubt, failed) = match &result {
+                Ok(()) => (false, false),
+                Err(Failure::Commit(CommitError::InDoubt { .. }) | Failure::Txn(TxnError::InDoubt { .. })) => (true, true),
+                Err(_) => (false, true),
+            };
+            expected.readable(&temp.path().join("root")).unwrap_or_else(|why| panic!("{what}, unrecovered: {why}"));
+            let outcomes = reopen(temp.path(), &what);
+            let after = check_after(&expected, temp.path(), result.is_ok(), &what);
+            assert!(!after || in_doubt || !failed, "{what}: said to have failed, and is visible: {result:?}");
+            *ends.entry((outcomes, in_doubt, after)).or_insert(0) += 1;
+            assert!(work.run(temp.path(), None).is_ok(), "{what}: the transaction cannot be run again");
+            check_after(&expected, temp.path(), true, &what);
+        }
     }
 }
 

@@ -104,6 +104,8 @@ struct Inner {
     state: Mutex<State>,
     /// Notified when the registry stops.
     stop: Condvar,
+    /// Notified when something was asked.
+    asked: Condvar,
     address: SocketAddr,
 }
 
@@ -155,6 +157,19 @@ impl Registry {
     pub fn script(&self, path_part: impl AsRef<str>, times: u32, fault: Fault) -> &Self {
         self.state(|s| s.rules.push(Rule { path_part: path_part.as_ref().to_owned(), times, fault }));
         self
+    }
+
+    /// Forgets the script: everything goes right again.
+    pub fn heal(&self) {
+        self.state(|s| s.rules.clear());
+    }
+
+    /// Waits until what was asked so far is so.
+    pub fn wait_for(&self, done: impl Fn(&[Request]) -> bool) {
+        let mut state = self.inner.state.lock().unwrap();
+        while !done(&state.requests) {
+            state = self.inner.asked.wait(state).unwrap();
+        }
     }
 
     /// Lets in only who proves who it is.

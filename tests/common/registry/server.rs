@@ -16,7 +16,7 @@ const HEAD_MAX: u64 = 64 << 10;
 pub(super) fn start() -> (Arc<Inner>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let inner = Arc::new(Inner { state: Mutex::new(State::default()), stop: Condvar::new(), address });
+    let inner = Arc::new(Inner { state: Mutex::new(State::default()), stop: Condvar::new(), asked: Condvar::new(), address });
     let own = inner.clone();
     let accept = thread::spawn(move || {
         for connection in listener.incoming() {
@@ -44,6 +44,7 @@ fn serve(inner: &Inner, connection: &TcpStream) -> io::Result<()> {
         let (answer, fault) = {
             let mut state = inner.state.lock().unwrap();
             state.requests.push(request.clone());
+            inner.asked.notify_all();
             let fault = state.rules.iter_mut().find(|r| r.times > 0 && request.path.contains(&r.path_part)).map(|r| {
                 r.times -= 1;
                 r.fault.clone()
