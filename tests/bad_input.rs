@@ -10,7 +10,6 @@ mod oracle;
 #[path = "common/registry/mod.rs"]
 #[allow(unused_imports)]
 mod registry;
-#[allow(dead_code)]
 mod tars;
 
 use std::fs;

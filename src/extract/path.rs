@@ -42,7 +42,7 @@ impl Cleaned {
 /// What a name means to overlay.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Whiteout<'a> {
-    /// `.wh..wh.opq`: the directory hides what lies below it.
+    /// `.wh..wh..opq`: the directory hides what lies below it.
     Opaque,
     /// `.wh.<name>`: the name is removed.
     Of(&'a OsStr),
@@ -51,7 +51,7 @@ pub(super) enum Whiteout<'a> {
 impl<'a> Whiteout<'a> {
     pub(super) fn parse(name: &'a OsStr) -> Option<Self> {
         let bytes = name.as_bytes();
-        if bytes == b".wh..wh.opq" {
+        if bytes == b".wh..wh..opq" {
             return Some(Self::Opaque);
         }
         bytes.strip_prefix(b".wh.").map(|rest| Self::Of(OsStr::from_bytes(rest)))
@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn whiteouts_are_told_by_their_name() {
-        assert_eq!(Whiteout::parse(OsStr::new(".wh..wh.opq")), Some(Whiteout::Opaque));
+        assert_eq!(Whiteout::parse(OsStr::new(".wh..wh..opq")), Some(Whiteout::Opaque));
+        assert_eq!(Whiteout::parse(OsStr::new(".wh..wh.opq")), Some(Whiteout::Of(OsStr::new(".wh.opq"))));
         assert_eq!(Whiteout::parse(OsStr::new(".wh.x")), Some(Whiteout::Of(OsStr::new("x"))));
         assert_eq!(Whiteout::parse(OsStr::new(".wh..wh.plnk")), Some(Whiteout::Of(OsStr::new(".wh.plnk"))));
         assert_eq!(Whiteout::parse(OsStr::new(".whx")), None);

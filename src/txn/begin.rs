@@ -1,6 +1,6 @@
 //! The first stage: a transaction that stages, with no store lock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,6 +64,8 @@ pub(super) struct Contents {
     pub order: Vec<LayerId>,
     pub layers: HashMap<LayerId, WantedLayer>,
     pub images: Vec<WantedImage>,
+    /// Staged layers whose tar has an entry for `/`: it gave `diff/` its mode and owner.
+    pub own_roots: HashSet<LayerId>,
 }
 
 /// A transaction that stages. Nothing of it is visible; dropping it removes all of it.

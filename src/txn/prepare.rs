@@ -1,8 +1,8 @@
 //! The second stage: everything on the medium, the plan made under the locks, the intent durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use crate::fsio::{self, optional};
+use crate::fsio::{self, Meta, optional};
 use crate::history::History;
 use crate::ids::{Digest, LayerId, LinkId};
 use crate::journal::Kind;
@@ -55,6 +55,7 @@ impl WriteTxn {
         for _ in 0..TRIES {
             self.verify_again(&std::mem::take(&mut again))?;
             let (layers, images) = self.wanted()?;
+            self.set_roots(&layers)?;
             self.sync_staged()?;
             let wait = self.wait();
             let mut locks = StoreLocks::write(&self.layout.layers, &self.layout.images, &self.layout.containers, &wait)?;
@@ -110,6 +111,33 @@ impl WriteTxn {
             layers.push(contents.layers.get(id).cloned().ok_or_else(|| TxnError::NotStaged { id: id.clone() })?);
         }
         Ok((layers, contents.images.clone()))
+    }
+
+    /// Gives each staged `diff/` whose tar says nothing of it mode and owner: those of its parent's, as Go's programs do, and
+    /// 0555 to a base layer. Layers are staged in any order, so it is done here.
+    fn set_roots(&self, layers: &[WantedLayer]) -> Result<(), TxnError> {
+        let mut roots: HashMap<&LayerId, Meta> = HashMap::new();
+        for wanted in layers {
+            let staged = !matches!(wanted.source, plan::Source::Reused { .. });
+            let home = if staged { &self.stage } else { &self.route.overlay };
+            // A reused layer may be gone by now: the plan finds out, and nothing is built on this root.
+            let Some(layer) = optional(home.dir(wanted.id.as_str()))? else { continue };
+            let Some(diff) = optional(layer.dir("diff"))? else { continue };
+            let mut root = diff.own_meta()?;
+            if staged && !self.contents().own_roots.contains(&wanted.id) {
+                let above = wanted.parent.as_ref().and_then(|parent| roots.get(parent));
+                let (mode, uid, gid) = above.map_or((0o555, root.uid, root.gid), |above| (above.mode, above.uid, above.gid));
+                if (root.uid, root.gid) != (uid, gid) {
+                    diff.chown_self(uid, gid)?;
+                }
+                if root.mode != mode {
+                    diff.chmod_self(mode)?;
+                }
+                root = diff.own_meta()?;
+            }
+            roots.insert(&wanted.id, root);
+        }
+        Ok(())
     }
 
     /// Barrier A.

@@ -195,9 +195,8 @@ impl WriteTxn {
             let (want, seen) = (spec.diff_id.clone(), extracted.diff_id);
             return Err(TxnError::DiffId { blob: extracted.blob_digest, want, seen });
         }
-        // A tar that lists `/` sets it; else a base layer is 0555 and a child has its parent's, which is 0555 too.
-        if !extracted.root_entry {
-            made.diff.chmod_self(0o555)?;
+        if extracted.root_entry {
+            self.contents().own_roots.insert(spec.id.clone());
         }
         let tree = TreeId::of(&made.diff)?;
         if self.options.sync != SyncMode::None {

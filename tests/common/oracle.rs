@@ -122,6 +122,21 @@ pub fn listing(dir: &Path) -> Result<Vec<String>, String> {
     Ok(lines)
 }
 
+fn xattrs(path: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
+    let mut names = vec![0; 1 << 16];
+    let len = match rustix::fs::llistxattr(path, &mut names[..]) {
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        other => other?,
+    };
+    let mut all = BTreeMap::new();
+    for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0; 1 << 16];
+        let len = rustix::fs::lgetxattr(path, name, &mut value[..])?;
+        all.insert(String::from_utf8_lossy(name).into_owned(), value[..len].to_vec());
+    }
+    Ok(all)
+}
+
 fn walk(top: &Path, at: &Path, lines: &mut Vec<String>) -> std::io::Result<()> {
     let path = top.join(at);
     let meta = std::fs::symlink_metadata(&path)?;
@@ -140,7 +155,13 @@ fn walk(top: &Path, at: &Path, lines: &mut Vec<String>) -> std::io::Result<()> {
     let mode = if kind.is_symlink() { 0 } else { meta.mode() & 0o7777 };
     // What no tar entry gave a time has the time of its making; the fixtures' times are whole seconds.
     let time = if meta.mtime_nsec() == 0 { meta.mtime().to_string() } else { "now".to_owned() };
-    lines.push(format!("{} {mode:o} {}:{} {time} {what}", at.display(), meta.uid(), meta.gid()));
+    let mut line = format!("{} {mode:o} {}:{} {time} {what}", at.display(), meta.uid(), meta.gid());
+    if kind.is_file() || kind.is_dir() {
+        for (name, value) in xattrs(&path)? {
+            write!(line, " {name}={}", hex(&value)).unwrap();
+        }
+    }
+    lines.push(line);
     if kind.is_dir() {
         for entry in std::fs::read_dir(&path)? {
             walk(top, &at.join(entry?.file_name()), lines)?;

@@ -1,0 +1,219 @@
+//! The same tars unpacked by skopeo and by us: the same verdict, the same tree, file by file and attribute by attribute.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+#[path = "common/oracle.rs"]
+#[allow(dead_code)]
+mod oracle;
+mod tars;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use cstor_rs::ids::{Digest, LayerId};
+use serde_json::{Value, json};
+use tars::{Go, cases, dir, file, member, pax, tar};
+
+fn skip_reason() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("containers-storage needs root".to_owned());
+    }
+    match Command::new("skopeo").arg("--version").output() {
+        Ok(output) if output.status.success() => None,
+        other => Some(format!("skopeo does not run: {other:?}")),
+    }
+}
+
+fn blob(layout: &Path, media: &str, bytes: &[u8]) -> Value {
+    let digest = Digest::of(bytes);
+    fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+    json!({ "mediaType": media, "digest": digest, "size": bytes.len() })
+}
+
+/// An OCI layout with one image of these uncompressed layers.
+fn write_layout(layout: &Path, tars: &[Vec<u8>]) {
+    fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let diff_ids: Vec<Digest> = tars.iter().map(|tar| Digest::of(tar)).collect();
+    let config = json!({"architecture": arch, "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": blob(layout, "application/vnd.oci.image.config.v1+json", config.to_string().as_bytes()),
+        "layers": tars.iter().map(|tar| blob(layout, "application/vnd.oci.image.layer.v1.tar", tar)).collect::<Vec<_>>(),
+    });
+    let manifest = blob(layout, "application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    fs::write(layout.join("index.json"), json!({ "schemaVersion": 2, "manifests": [manifest] }).to_string()).unwrap();
+}
+
+/// Each layer's tree, or the error.
+type Trees = Result<Vec<Vec<String>>, String>;
+
+fn trees(root: &Path, tars: &[Vec<u8>]) -> Vec<Vec<String>> {
+    let mut parent: Option<LayerId> = None;
+    let mut list = Vec::new();
+    for tar in tars {
+        let id = LayerId::chain(parent.as_ref(), &Digest::of(tar));
+        list.push(oracle::listing(&root.join("overlay").join(id.as_str()).join("diff")).unwrap());
+        parent = Some(id);
+    }
+    list
+}
+
+fn by_go(dir: &Path, tars: &[Vec<u8>]) -> Trees {
+    let (root, run) = (dir.join("go"), dir.join("gorun"));
+    let store = format!("containers-storage:[overlay@{}+{}]test:tar", root.display(), run.display());
+    let source = format!("oci:{}", dir.join("layout").display());
+    let output = Command::new("skopeo").args(["copy", "--quiet", "--insecure-policy", &source, &store]).output().unwrap();
+    // The driver bind-mounts its directory on itself.
+    match rustix::mount::unmount(root.join("overlay"), rustix::mount::UnmountFlags::DETACH) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+        Err(error) => panic!("unmount overlay: {error}"),
+    }
+    if output.status.success() { Ok(trees(&root, tars)) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+}
+
+fn by_us(dir: &Path, tars: &[Vec<u8>]) -> Trees {
+    let root = dir.join("ours");
+    let output = Command::new(env!("CARGO_BIN_EXE_cstor-rs"))
+        .arg("--root")
+        .arg(&root)
+        .arg("--runroot")
+        .arg(dir.join("oursrun"))
+        .args(["pull", "--quiet", &format!("oci:{}", dir.join("layout").display())])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    assert!(!text.contains("panicked"), "{text}");
+    if output.status.success() { Ok(trees(&root, tars)) } else { Err(text) }
+}
+
+/// Trees that the tar-split table does not hold: what each entry does to the ones before it, and to the attributes.
+fn more() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let with =
+        |kind: u8, name: &str, mode: &[u8; 8], uid: &[u8; 8]| member(kind, name.as_bytes(), b"").field(100, mode).field(108, uid).build();
+    let link = |kind: u8, name: &str, to: &str| member(kind, name.as_bytes(), b"").link(to.as_bytes()).build();
+    let mode = |name: &str, mode: &[u8; 8]| member(b'0', name.as_bytes(), b"1").field(100, mode).build();
+    let time = |name: &str, kind: u8, at: &[u8]| [pax(&[(b"mtime", at)]), member(kind, name.as_bytes(), b"").build()].concat();
+    let capability: &[u8] = &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    vec![
+        (
+            "setuid, setgid, sticky, no rights at all",
+            vec![tar(&[
+                mode("s", b"0004755\0"),
+                mode("g", b"0002755\0"),
+                with(b'5', "t/", b"0001777\0", b"0000000\0"),
+                mode("n", b"0000000\0"),
+            ])],
+        ),
+        (
+            "owners",
+            vec![tar(&[
+                with(b'5', "d/", b"0000750\0", b"0001750\0"),
+                with(b'0', "d/f", b"0000640\0", b"0177777\0"),
+                with(b'2', "l", b"0000777\0", b"0001750\0"),
+            ])],
+        ),
+        ("setuid of another owner", vec![tar(&[with(b'0', "f", b"0006755\0", b"0001750\0")])]),
+        ("parents that are not in the tar", vec![tar(&[file("a/b/c/f", b"1")])]),
+        ("parents that come after their children", vec![tar(&[file("a/b/f", b"1"), with(b'5', "a/", b"0000700\0", b"0001750\0")])]),
+        (
+            "times of directories",
+            vec![tar(&[time("d/", b'5', b"1000000000.5"), file("d/f", b"1"), time("d/e/", b'5', b"1100000000.25"), file("d/e/f", b"2")])],
+        ),
+        ("times of links", vec![tar(&[time("l", b'2', b"1234567890.123456789")])]),
+        (
+            "capabilities and other attributes",
+            vec![tar(&[
+                pax(&[(b"SCHILY.xattr.security.capability", capability), (b"SCHILY.xattr.user.hello", b"world")]),
+                mode("f", b"0000755\0"),
+                pax(&[(b"SCHILY.xattr.user.dir", b"\0\xff")]),
+                dir("d/"),
+            ])],
+        ),
+        ("a directory over a file", vec![tar(&[file("x", b"1"), dir("x/")])]),
+        ("a hard link over a file", vec![tar(&[file("x", b"1"), file("y", b"2"), link(b'1', "y", "x")])]),
+        ("a hard link to a link", vec![tar(&[link(b'2', "l", "nowhere"), link(b'1', "h", "l")])]),
+        (
+            "a hard link with another mode",
+            vec![tar(&[mode("x", b"0000600\0"), member(b'1', b"y", b"").link(b"x").field(100, b"0004755\0").build()])],
+        ),
+        ("a hard link by an absolute name", vec![tar(&[file("x", b"1"), link(b'1', "y", "/x")])]),
+        ("the root itself", vec![tar(&[with(b'5', "./", b"0000711\0", b"0001750\0"), file("f", b"1")])]),
+        ("the root by its own name", vec![tar(&[with(b'5', "/", b"0000711\0", b"0001750\0"), file("f", b"1")])]),
+        (
+            "a child of a layer whose root has a mode",
+            vec![tar(&[with(b'5', "/", b"0000711\0", b"0001750\0"), file("f", b"1")]), tar(&[file("g", b"2")]), tar(&[file("h", b"2")])],
+        ),
+        (
+            "whiteouts of what is below",
+            vec![
+                tar(&[dir("d/"), file("d/a", b"1"), file("d/b", b"2"), dir("e/"), file("e/f", b"3"), file("g", b"4")]),
+                tar(&[file("d/.wh.a", b""), file("e/.wh..wh..opq", b""), file("e/new", b"5"), file(".wh.g", b"")]),
+            ],
+        ),
+        (
+            "a whiteout in a directory that the layer does not name",
+            vec![tar(&[dir("d/"), file("d/a", b"1")]), tar(&[file("d/.wh.a", b"")])],
+        ),
+        ("a whiteout of what is not there", vec![tar(&[file(".wh.nothing", b"")])]),
+        ("an opaque root", vec![tar(&[file("a", b"1")]), tar(&[file(".wh..wh..opq", b""), file("b", b"2")])]),
+        (
+            "other .wh..wh. names",
+            vec![tar(&[file(".wh..wh.plnk", b""), dir(".wh..wh.aufs/"), file(".wh..wh.aufs/x", b"1"), file("a", b"1")])],
+        ),
+        (
+            "names with dots and slashes",
+            vec![tar(&[file("./a", b"1"), file("b//c", b"2"), file("d/./e", b"3"), file("f/../g", b"4"), dir("h/./")])],
+        ),
+        (
+            "a fifo and devices",
+            vec![tar(&[
+                member(b'6', b"fifo", b"").build(),
+                member(b'3', b"null", b"").field(329, b"0000001\0").field(337, b"0000003\0").build(),
+                member(b'4', b"disk", b"").field(329, b"0000010\0").field(337, b"0000400\0").build(),
+            ])],
+        ),
+        ("a symlink as parent inside", vec![tar(&[dir("real/"), link(b'2', "way", "real"), file("way/f", b"1")])]),
+        ("an absolute symlink as parent", vec![tar(&[dir("real/"), link(b'2', "way", "/real"), file("way/f", b"1")])]),
+        ("a name of 255 bytes", vec![tar(&[pax(&[(b"path", &[b'n'; 255])]), file("x", b"1")])]),
+        ("a name of 256 bytes", vec![tar(&[pax(&[(b"path", &[b'n'; 256])]), file("x", b"1")])]),
+        ("a path of 3000 bytes", vec![tar(&[pax(&[(b"path", "d/".repeat(1500).as_bytes())]), member(b'5', b"x", b"").build()])]),
+    ]
+}
+
+/// What Go does otherwise, and why we do not.
+const DEVIATIONS: &[(&str, &str)] = &[
+    ("a directory over a file", "Go refuses every name that comes twice; here the tar-split is exact without the first"),
+    ("a hard link over a file", "the same"),
+    ("a child of a layer whose root has a mode", "storage 1.43 gives the child's root the mode of its parent's, newer ones its owner too"),
+];
+
+#[test]
+fn our_trees_are_those_of_go() {
+    if let Some(reason) = skip_reason() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut table: Vec<(String, Vec<Vec<u8>>)> = more().into_iter().map(|(name, tars)| (name.to_owned(), tars)).collect();
+    // Those with another verdict are compared by tests/tarsplit_go.rs.
+    let same = cases().into_iter().filter(|case| case.go == Go::Same && case.refused.is_none() && !case.name.starts_with("small tar cut"));
+    table.extend(same.map(|case| (case.name, vec![case.tar])));
+    let mut wrong = Vec::new();
+    for (name, tars) in &table {
+        let temp = tempfile::tempdir().unwrap();
+        write_layout(&temp.path().join("layout"), tars);
+        let (theirs, ours) = (by_go(temp.path(), tars), by_us(temp.path(), tars));
+        let same = match (&theirs, &ours) {
+            (Ok(theirs), Ok(ours)) => theirs == ours,
+            (Err(_), Err(_)) => true,
+            _ => false,
+        };
+        if same == DEVIATIONS.iter().any(|(known, _)| known == name) {
+            wrong.push(format!("{name}:\n  Go:  {theirs:#?}\n  we:  {ours:#?}"));
+        }
+    }
+    println!("{} tars", table.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
