@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cstor_rs::pull::{PullOptions, Pulled, pull};
+use cstor_rs::pull::{PullError, PullOptions, Pulled, pull};
 use cstor_rs::registry::{Login, Options, Place, Platform};
+use cstor_rs::store::Store;
 use cstor_rs::txn::{SyncMode, TxnOptions};
 use serde_json::json;
 
@@ -50,6 +51,9 @@ pub(crate) struct Args {
     /// Refuse layers that unpack to more than this many bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 40)]
     max_layer_size: u64,
+    /// Ask the registry always, only if the name is not in the store, for something newer if it answers, or never
+    #[arg(long, value_enum, default_value_t = Policy::Always)]
+    policy: Policy,
     /// Bring contents to the medium by syncfs, file by file, or not at all
     #[arg(long, value_enum, default_value_t = Sync::Fs)]
     sync: Sync,
@@ -62,6 +66,14 @@ pub(crate) struct Args {
     /// Write the digests to this file
     #[arg(long, value_name = "FILE")]
     digestfile: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Policy {
+    Always,
+    Missing,
+    Newer,
+    Never,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -85,7 +97,32 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         if signals::received().is_some() {
             break;
         }
-        match pull(&store, batch, &options, &shown, &stop.flag) {
+        let pulled = match args.policy {
+            Policy::Always => pull(&store, batch, &options, &shown, &stop.flag),
+            Policy::Missing | Policy::Never => match present(&store, batch)? {
+                Some(list) => Ok(list),
+                None if args.policy == Policy::Never => {
+                    let names: Vec<String> = batch.iter().map(ToString::to_string).collect();
+                    eprintln!("error: {} is not in the store, and --policy never forbids to pull it", names.join(" "));
+                    worst = worst.max(exit::FAILED);
+                    continue;
+                }
+                None => pull(&store, batch, &options, &shown, &stop.flag),
+            },
+            // A registry that does not answer is no reason to fail where there is something to go on with.
+            Policy::Newer => match pull(&store, batch, &options, &shown, &stop.flag) {
+                Err(error @ PullError::Source { .. }) => match present(&store, batch)? {
+                    Some(list) => {
+                        shown.clear();
+                        eprintln!("warning: {}", exit::chain(&error.into()));
+                        Ok(list)
+                    }
+                    None => Err(error),
+                },
+                other => other,
+            },
+        };
+        match pulled {
             Ok(list) => {
                 shown.clear();
                 for one in &list {
@@ -110,6 +147,20 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         worst = 128 + signal;
     }
     Ok(ExitCode::from(worst))
+}
+
+/// What the store has under these names, if it has all of them.
+fn present(store: &Store, places: &[Place]) -> anyhow::Result<Option<Vec<Pulled>>> {
+    let Some(snapshot) = store.read()? else { return Ok(None) };
+    let mut list = Vec::new();
+    for place in places {
+        let Place::Registry(reference) = place else { return Ok(None) };
+        let name = reference.stored_name();
+        let found = snapshot.image_by_name(&name).and_then(|image| Some((image.id()?.clone(), image.digest()?.known()?.clone())));
+        let Some((id, digest)) = found else { return Ok(None) };
+        list.push(Pulled { id, name: Some(name), digest, txn: None, fetched: 0 });
+    }
+    Ok(Some(list))
 }
 
 /// All references are read before any is pulled: a typing error in the last one must not cost the first.
