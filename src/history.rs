@@ -13,7 +13,7 @@
 //! | 4 | crc32 of length, transaction and record |
 //! | | the image's record, JSON, as in images.json |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::fsio::{self, Dir, optional};
 use crate::ids::TxnId;
@@ -109,14 +109,24 @@ impl History {
         self.newest.get(id).map(String::as_str)
     }
 
-    /// Makes the history say `records` (id, record) for each of these images, durably.
+    /// Makes the history say `records` (id, record) for each of these images, durably. Others that it knows are forgotten when
+    /// the file is rewritten, but for those of which `on_disk` says that there is still something to give a name to.
     ///
     /// # Errors
     ///
     /// Those of the disk.
-    pub fn note<'a>(&mut self, own: &Dir, txn: &TxnId, records: impl IntoIterator<Item = (&'a str, &'a str)>) -> fsio::Result<()> {
+    pub fn note<'a>(
+        &mut self,
+        own: &Dir,
+        txn: &TxnId,
+        records: impl IntoIterator<Item = (&'a str, &'a str)>,
+        on_disk: impl Fn(&str) -> fsio::Result<bool>,
+    ) -> fsio::Result<()> {
         let mut bytes = Vec::new();
+        let (mut live, mut now) = (0, HashSet::new());
         for (id, record) in records {
+            live += (HEAD + record.len()) as u64;
+            now.insert(id);
             if self.get(id) != Some(record) && record.len() <= RECORD_LIMIT {
                 bytes.extend(frame(txn, record));
                 self.newest.insert(id.to_owned(), record.to_owned());
@@ -125,8 +135,12 @@ impl History {
         if bytes.is_empty() {
             return Ok(());
         }
-        let live: u64 = self.newest.values().map(|record| (HEAD + record.len()) as u64).sum();
         if self.bytes + bytes.len() as u64 > 2 * live + SLACK {
+            for id in self.newest.keys().filter(|id| !now.contains(id.as_str())).cloned().collect::<Vec<_>>() {
+                if !on_disk(&id)? {
+                    self.newest.remove(&id);
+                }
+            }
             let whole: Vec<u8> = self.newest.values().flat_map(|record| frame(txn, record)).collect();
             own.replace(TEMP, FILE, &whole, 0o600)?;
             self.bytes = whole.len() as u64;
@@ -153,6 +167,10 @@ mod tests {
         record.split(' ').next().map(str::to_owned)
     }
 
+    fn kept(id: &str) -> fsio::Result<bool> {
+        Ok(id == "kept")
+    }
+
     fn txn() -> TxnId {
         "a".repeat(32).parse().unwrap()
     }
@@ -162,8 +180,8 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let own = Dir::open(temp.path(), Seam::default()).unwrap();
         let mut history = History::default();
-        history.note(&own, &txn(), [("a", "a 1"), ("b", "b 1")]).unwrap();
-        history.note(&own, &txn(), [("a", "a 2"), ("b", "b 1")]).unwrap();
+        history.note(&own, &txn(), [("a", "a 1"), ("b", "b 1")], kept).unwrap();
+        history.note(&own, &txn(), [("a", "a 2"), ("b", "b 1")], kept).unwrap();
         let again = History::load(&own, key).unwrap();
         assert_eq!(again, history);
         assert_eq!((again.get("a"), again.get("b"), again.get("c")), (Some("a 2"), Some("b 1"), None));
@@ -188,11 +206,14 @@ mod tests {
         let own = Dir::open(temp.path(), Seam::default()).unwrap();
         let mut history = History::default();
         let long = "x".repeat(300_000);
+        history.note(&own, &txn(), [("gone", "gone 1"), ("kept", "kept 1")], kept).unwrap();
         for n in 0..20 {
-            history.note(&own, &txn(), [("a", format!("a {n} {long}").as_str())]).unwrap();
+            history.note(&own, &txn(), [("a", format!("a {n} {long}").as_str())], kept).unwrap();
             assert!(own.file(FILE).unwrap().len().unwrap() <= 3 * 300_100 + SLACK);
         }
-        assert!(History::load(&own, key).unwrap().get("a").unwrap().starts_with("a 19 "));
+        let again = History::load(&own, key).unwrap();
+        assert!(again.get("a").unwrap().starts_with("a 19 "));
+        assert_eq!((again.get("gone"), again.get("kept")), (None, Some("kept 1")), "what is not on disk any more is forgotten");
     }
 
     proptest::proptest! {

@@ -109,7 +109,12 @@ impl Store {
     /// A store of another driver or owner, a recovery that could not run.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let seam = Seam::new(options.hook.clone());
-        let report = match Layout::open(&options.graphroot, &options.runroot, &seam) {
+        let opened = match Layout::open(&options.graphroot, &options.runroot, &seam) {
+            // As podman does: where there are no containers, nothing is lost with their directory.
+            Err(LayoutError::NoContainers { .. }) => Layout::create(&options.graphroot, &options.runroot, &seam),
+            other => other,
+        };
+        let report = match opened {
             Ok(layout) => recovery::run(&layout, &options.waiting())?,
             Err(LayoutError::NoStore { .. }) => Report::default(),
             Err(error) => return Err(error.into()),

@@ -237,6 +237,7 @@ const DAMAGE: &[Damage] = &[
     }),
     ("lower is empty", |layer| fs::write(layer.join("lower"), b"").unwrap()),
     ("link is empty", |layer| fs::write(layer.join("link"), b"").unwrap()),
+    ("its directory is gone", |layer| fs::remove_dir_all(layer).unwrap()),
     ("the contents are gone", |layer| fs::remove_dir_all(layer.join("diff")).unwrap()),
 ];
 

@@ -186,3 +186,143 @@ fn a_pull_with_nothing_to_do_syncs_the_tables_and_documents_and_nothing_else() {
     // layers.json, images.json, config and two manifests; their three directories.
     assert_eq!(*count.0.lock().unwrap(), BTreeMap::from([("file", 5), ("directory", 3)]));
 }
+
+/// Between the last look without locks and the locks another process pulls the same image, and syncs no directory.
+#[test]
+fn what_another_process_made_meanwhile_is_synced_before_ok() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = || StoreOptions::new(temp.path().join("root"), temp.path().join("run"));
+    let one = image("localhost/one:1", vec![base()]);
+    fixture::pull(&Store::open(options()).unwrap(), &[image("localhost/zero:1", vec![base()])]).unwrap();
+    let synced = Arc::new(Mutex::new(None::<Vec<PathBuf>>));
+    struct Meanwhile<F>(F, Arc<Mutex<Option<Vec<PathBuf>>>>);
+    impl<F: Fn() + Send + Sync> Hook for Meanwhile<F> {
+        fn before(&self, op: &Op<'_>) -> io::Result<()> {
+            let first = self.1.lock().unwrap().is_none();
+            match op {
+                Op::SyncFs(_) if first => (self.0)(),
+                _ => {}
+            }
+            Ok(())
+        }
+        fn done(&self, op: &Op<'_>) {
+            let mut list = self.1.lock().unwrap();
+            match (op, &mut *list) {
+                (Op::SyncFs(_), None) => *list = Some(vec![]),
+                (Op::SyncDir(at) | Op::SyncData(at) | Op::SyncFile(at), Some(list)) => list.push(at.path()),
+                _ => {}
+            }
+        }
+    }
+    let (root, run) = (temp.path().join("root"), temp.path().join("run"));
+    let image_one = one.clone();
+    let meanwhile = move || {
+        let store = Store::open(StoreOptions::new(&root, &run)).unwrap();
+        fixture::pull(&store, std::slice::from_ref(&image_one)).unwrap().unwrap();
+    };
+    let store = Store::open(options().hook(Arc::new(Meanwhile(meanwhile, synced.clone())))).unwrap();
+    assert!(fixture::pull(&store, std::slice::from_ref(&one)).unwrap().is_none(), "the other process has done all of it");
+    let list = synced.lock().unwrap().clone().unwrap();
+    let id = cstor_rs::ids::ImageId::of_config(&cstor_rs::ids::Digest::of(&one.config));
+    for name in ["overlay-layers", "overlay-images", "overlay-images/images.json", &format!("overlay-images/{id}")] {
+        assert!(list.contains(&temp.path().join("root").join(name)), "{name} is not among {list:?}");
+    }
+}
+
+/// A layer that was sound when it was looked at is another one by the time of the locks, and damaged.
+#[test]
+fn a_reused_layer_that_is_found_damaged_under_another_linkid_is_fetched_and_healed() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = || StoreOptions::new(temp.path().join("root"), temp.path().join("run"));
+    let receipt = fixture::pull(&Store::open(options()).unwrap(), &[image("localhost/zero:1", vec![base()])]).unwrap().unwrap();
+    let overlay = temp.path().join("root/overlay");
+    let layer = receipt.layers[0].to_string();
+    let (dir, links) = (overlay.join(&layer), overlay.join("l"));
+    let again = {
+        let (dir, links, layer) = (dir.clone(), links.clone(), layer.clone());
+        move || {
+            let old = std::fs::read_to_string(dir.join("link")).unwrap();
+            std::fs::remove_file(links.join(old)).unwrap();
+            std::fs::write(dir.join("link"), "ABCDEFGHIJKLMNOPQRSTUVWXYZ").unwrap();
+            std::os::unix::fs::symlink(format!("../{layer}/diff"), links.join("ABCDEFGHIJKLMNOPQRSTUVWXYZ")).unwrap();
+            std::fs::remove_file(dir.join("cstor-rs.seal")).unwrap();
+            std::fs::write(dir.join("diff/etc/passwd"), "").unwrap();
+        }
+    };
+    let hook = Arc::new(Once { when: |op: &Op<'_>| matches!(op, Op::SyncFs(_)), what: again, done: AtomicUsize::new(0) });
+    let store = Store::open(options().hook(hook)).unwrap();
+    fixture::pull(&store, &[image("localhost/one:1", vec![base(), app("one")])]).unwrap().unwrap();
+    assert_eq!(std::fs::read_to_string(dir.join("link")).unwrap(), "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "the LINKID stays");
+    assert_eq!(std::fs::read_to_string(dir.join("diff/etc/passwd")).unwrap(), "root:x:0:0::/:/bin/sh\n");
+    assert!(dir.join("cstor-rs.seal").exists());
+}
+
+/// What an edit of the one record in layers.json is called, the edit, and what the error says.
+type Spoilt = (&'static str, fn(&mut serde_json::Value), &'static str);
+
+#[test]
+fn a_layer_whose_record_contradicts_its_image_is_not_built_on() {
+    let spoilt: [Spoilt; 2] = [
+        ("no diff-digest", |record| drop(record.as_object_mut().unwrap().remove("diff-digest")), "names no diff-digest"),
+        ("another parent", |record| record["parent"] = serde_json::json!("f".repeat(64)), "names another parent"),
+    ];
+    for (what, spoil, words) in spoilt {
+        let temp = tempfile::tempdir().unwrap();
+        let options = || StoreOptions::new(temp.path().join("root"), temp.path().join("run"));
+        fixture::pull(&Store::open(options()).unwrap(), &[image("localhost/zero:1", vec![base()])]).unwrap();
+        let path = temp.path().join("root/overlay-layers/layers.json");
+        let mut table: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        spoil(&mut table[0]);
+        std::fs::write(&path, serde_json::to_vec(&table).unwrap()).unwrap();
+        let images = std::fs::read(temp.path().join("root/overlay-images/images.json")).unwrap();
+        let error = fixture::pull(&Store::open(options()).unwrap(), &[image("localhost/one:1", vec![base(), app("one")])]).unwrap_err();
+        let fixture::Failure::Txn(error) = error else { panic!("{what}: {error:?}") };
+        assert!(error.to_string().contains(words), "{what}: {error}");
+        assert_eq!(std::fs::read(temp.path().join("root/overlay-images/images.json")).unwrap(), images, "{what}");
+    }
+}
+
+#[test]
+fn a_store_that_lost_a_part_is_not_taken_for_an_empty_one() {
+    for part in ["overlay", "overlay-layers", "overlay-images", "overlay/l", "overlay-containers"] {
+        let temp = tempfile::tempdir().unwrap();
+        let options = || StoreOptions::new(temp.path().join("root"), temp.path().join("run"));
+        fixture::pull(&Store::open(options()).unwrap(), &[image("localhost/zero:1", vec![base()])]).unwrap();
+        std::fs::remove_dir_all(temp.path().join("root").join(part)).unwrap();
+        let error = Store::open_read_only(options()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{part}/ of the store")) || error.contains(&format!("{part} of the store")), "{part}: {error}");
+        let pulled = Store::open(options()).map(|store| fixture::pull(&store, &[image("localhost/one:1", vec![base()])]));
+        if part == "overlay-containers" {
+            assert!(pulled.unwrap().unwrap().is_some(), "as podman does, a pull makes it");
+            continue;
+        }
+        assert!(pulled.is_err(), "{part}: {pulled:?}");
+        assert!(!temp.path().join("root").join(part).exists(), "{part}: made anew");
+    }
+}
+
+#[test]
+fn where_syncfs_is_not_relied_on_every_file_is_synced() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: mounts need the root user");
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    for dir in ["lower", "upper", "work", "merged"] {
+        std::fs::create_dir(at(dir)).unwrap();
+    }
+    let layers = format!("lowerdir={},upperdir={},workdir={}", at("lower").display(), at("upper").display(), at("work").display());
+    let mounted = Command::new("mount").args(["-t", "overlay", "none", "-o", &layers]).arg(at("merged")).output().unwrap();
+    if !mounted.status.success() {
+        println!("skipped: no overlay on this filesystem: {}", String::from_utf8_lossy(&mounted.stderr));
+        return;
+    }
+    let _guard = Unmount(at("merged"));
+    let options = || StoreOptions::new(at("merged/root"), at("run"));
+    let count = Arc::new(Count::default());
+    fixture::pull(&Store::open(options().hook(count.clone())).unwrap(), &[image("localhost/one:1", vec![base()])]).unwrap();
+    let syncs = count.0.lock().unwrap().clone();
+    assert_eq!(syncs.get("syncfs"), None, "{syncs:?}");
+    assert!(syncs["file"] > 12 && syncs["directory"] > 20, "{syncs:?}");
+}

@@ -12,6 +12,7 @@
 mod dir;
 mod error;
 mod file;
+mod filesystem;
 mod hook;
 mod ofd;
 mod tree;

@@ -72,6 +72,11 @@ pub enum State {
     Aborted,
     /// An intent that cannot be read, and an end behind it: damage after the fact.
     Corrupt,
+    /// A sound header of another version of this format: another program's business.
+    Newer {
+        /// The version it names.
+        version: u16,
+    },
 }
 
 fn txn_bytes(txn: &TxnId) -> [u8; 16] {
@@ -103,13 +108,8 @@ pub fn header(header: &Header) -> Vec<u8> {
 
 /// Reads a header.
 pub fn parse_header(bytes: &[u8]) -> Option<Header> {
-    let (body, crc) = bytes.get(..HEADER_BYTES)?.split_at_checked(HEADER_BYTES - 4)?;
-    if crc32fast::hash(body).to_le_bytes() != crc || !body.starts_with(MAGIC) {
-        return None;
-    }
-    let version = u16::from_le_bytes(array(body.get(8..10)?)?);
-    let flags = u16::from_le_bytes(array(body.get(10..12)?)?);
-    if version != VERSION || flags != 0 {
+    let (body, version, flags) = sound_header(bytes)?;
+    if (version, flags) != (VERSION, 0) {
         return None;
     }
     Some(Header {
@@ -119,6 +119,16 @@ pub fn parse_header(bytes: &[u8]) -> Option<Header> {
         pid: u32::from_le_bytes(array(body.get(52..56)?)?),
         start: u64::from_le_bytes(array(body.get(56..64)?)?),
     })
+}
+
+/// The header's bytes without the checksum, its version and its flags, where it has our magic and is whole. Every version
+/// keeps these where they are.
+fn sound_header(bytes: &[u8]) -> Option<(&[u8], u16, u16)> {
+    let (body, crc) = bytes.get(..HEADER_BYTES)?.split_at_checked(HEADER_BYTES - 4)?;
+    if crc32fast::hash(body).to_le_bytes() != crc || !body.starts_with(MAGIC) {
+        return None;
+    }
+    Some((body, u16::from_le_bytes(array(body.get(8..10)?)?), u16::from_le_bytes(array(body.get(10..12)?)?)))
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
@@ -198,6 +208,10 @@ impl Chain {
 
 /// Reads a whole segment of transaction `txn`.
 pub fn scan(bytes: &[u8], txn: &TxnId) -> State {
+    match sound_header(bytes) {
+        Some((_, version, flags)) if (version, flags) != (VERSION, 0) => return State::Newer { version },
+        _ => {}
+    }
     if parse_header(bytes).is_none_or(|header| header.txn != *txn) {
         return ended(bytes, txn).map_or(State::Empty, |_| State::Corrupt);
     }
@@ -295,6 +309,18 @@ mod tests {
                 assert!(records.len() == 2 || state != State::Done, "bit {bit}");
                 assert!(records.len() == 2 || state == whole || matches!(state, State::Empty | State::Torn), "bit {bit}");
             }
+        }
+    }
+
+    #[test]
+    fn a_segment_of_another_version_is_told_from_a_damaged_one() {
+        for (at, version) in [(8, 2), (10, VERSION)] {
+            let mut bytes = segment(&[(Kind::Intent, b"payload")]);
+            bytes[at] = 2;
+            let crc = crc32fast::hash(&bytes[..HEADER_BYTES - 4]).to_le_bytes();
+            assert_eq!(scan(&bytes, &txn()), State::Empty, "a damaged header, and nothing that vouches for the rest");
+            bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
+            assert_eq!(scan(&bytes, &txn()), State::Newer { version });
         }
     }
 

@@ -13,4 +13,4 @@ mod frame;
 mod segment;
 
 pub use frame::{Chain, Header, Kind, State, header, parse_header, scan};
-pub use segment::{JournalError, Listing, Opened, SEGMENT_LIMIT, Scan, Segment, SegmentName, is_held, list};
+pub use segment::{JournalError, Listing, Opened, SEGMENT_LIMIT, Scan, Segment, SegmentName, is_held, list, set_aside};

@@ -9,6 +9,9 @@ use crate::ids::TxnId;
 /// The bytes that are read of a segment at most.
 pub const SEGMENT_LIMIT: u64 = 2 * PAYLOAD_LIMIT as u64;
 
+/// How often a segment is made again that others removed at its birth.
+const BIRTHS: usize = 16;
+
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -142,28 +145,37 @@ impl Segment {
     /// Those of the disk.
     pub fn create(journal: &Dir, txn: &TxnId) -> Result<Self, JournalError> {
         let (unborn, name) = (SegmentName::unborn(txn), SegmentName::of(txn));
-        let mut file = journal.create(&unborn.file, 0o600)?;
-        let made = (|| {
-            if !file.try_lock(true)? {
-                return Err(JournalError::NotLocked { txn: txn.clone() });
-            }
-            file.append(&frame::header(&own_header(txn)))?;
-            file.sync_all()?;
-            journal.rename_new(&unborn.file, journal, &name.file)?;
-            file.renamed(&name.file);
-            Ok(journal.sync()?)
-        })();
-        match made {
-            Ok(()) => Ok(Self { file, chain: Chain::new(txn), name }),
-            Err(error) => {
-                for name in [&unborn.file, &name.file] {
-                    if let Err(second) = optional(journal.unlink(name)) {
-                        tracing::warn!(error = &second as &dyn std::error::Error, "an unborn segment stays; the next open removes it");
+        for _ in 0..BIRTHS {
+            let mut file = journal.create(&unborn.file, 0o600)?;
+            match Self::bear(journal, &mut file, txn, &unborn, &name) {
+                Ok(true) => return Ok(Self { file, chain: Chain::new(txn), name }),
+                Ok(false) => {}
+                Err(error) => {
+                    for name in [&unborn.file, &name.file] {
+                        if let Err(second) = optional(journal.unlink(name)) {
+                            tracing::warn!(error = &second as &dyn std::error::Error, "an unborn segment stays; the next open removes it");
+                        }
                     }
+                    return Err(error);
                 }
-                Err(error)
             }
         }
+        Err(JournalError::NotLocked { txn: txn.clone() })
+    }
+
+    /// `false`: a recovery saw the file before it was locked, took it for dead and removed it.
+    fn bear(journal: &Dir, file: &mut File, txn: &TxnId, unborn: &SegmentName, name: &SegmentName) -> Result<bool, JournalError> {
+        if !file.try_lock(true)? {
+            return Err(JournalError::NotLocked { txn: txn.clone() });
+        }
+        file.append(&frame::header(&own_header(txn)))?;
+        file.sync_all()?;
+        if optional(journal.rename_new(&unborn.file, journal, &name.file))?.is_none() {
+            return Ok(false);
+        }
+        file.renamed(&name.file);
+        journal.sync()?;
+        Ok(true)
     }
 
     /// Opens a segment for recovery: tries its lock, checks that the file still has its name, reads it.
@@ -243,16 +255,16 @@ impl Segment {
         optional(journal.unlink(&self.name.file))?;
         Ok(journal.sync()?)
     }
+}
 
-    /// Sets a damaged segment aside under another name, where it blocks nothing.
-    ///
-    /// # Errors
-    ///
-    /// Those of the disk.
-    pub fn quarantine(self, journal: &Dir) -> Result<(), JournalError> {
-        journal.rename(&self.name.file, journal, SegmentName::bad(&self.name.txn).file)?;
-        Ok(journal.sync()?)
-    }
+/// Sets a damaged segment aside under another name, where it blocks nothing.
+///
+/// # Errors
+///
+/// Those of the disk.
+pub fn set_aside(journal: &Dir, name: &SegmentName) -> Result<(), JournalError> {
+    optional(journal.rename(&name.file, journal, SegmentName::bad(&name.txn).file))?;
+    Ok(journal.sync()?)
 }
 
 /// The chain behind the sound records of a segment. Behind damage the next record cannot be chained; an end record

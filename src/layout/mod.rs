@@ -75,6 +75,13 @@ pub enum LayoutError {
     #[error("overlay/l of the store at {} is missing, and with it the links of its layers; pull its images again", path.display())]
     NoLinks { path: PathBuf },
     #[error(
+        "{missing}/ of the store at {} is missing, though {evidence} is there; restore it from a backup, or empty the store and pull again",
+        path.display()
+    )]
+    Partial { path: PathBuf, missing: &'static str, evidence: String },
+    #[error("overlay-containers/ of the store at {} is missing; any podman command, or a pull, makes it", path.display())]
+    NoContainers { path: PathBuf },
+    #[error(
         "the store at {} was used with fuse-overlayfs (overlay/.has-mount-program says true), whose whiteouts differ; use a store of native overlay",
         path.display()
     )]
@@ -119,6 +126,7 @@ impl Layout {
         let missing = || LayoutError::NoStore { path: graphroot.to_owned() };
         let root = optional(Dir::open(graphroot, seam.clone()))?.ok_or_else(missing)?;
         check(&root)?;
+        check_parts(&root)?;
         let sub = |dir: &Dir, name: &str| -> Result<Dir, LayoutError> { optional(dir.dir(name))?.ok_or_else(missing) };
         let overlay = sub(&root, "overlay")?;
         let links = match optional(overlay.dir("l"))? {
@@ -133,7 +141,8 @@ impl Layout {
             overlay,
             layers: sub(&root, "overlay-layers")?,
             images: sub(&root, "overlay-images")?,
-            containers: sub(&root, "overlay-containers")?,
+            containers: optional(root.dir("overlay-containers"))?
+                .ok_or_else(|| LayoutError::NoContainers { path: graphroot.to_owned() })?,
             root,
             runroot: runroot.to_owned(),
         })
@@ -148,6 +157,7 @@ impl Layout {
         make_path(graphroot, seam)?;
         let root = Dir::open(graphroot, seam.clone())?;
         check(&root)?;
+        check_parts(&root)?;
         let overlay = root.ensure_dir("overlay", 0o700)?;
         overlay.ensure_dir("l", 0o755)?;
         for name in ["overlay-layers", "overlay-images", "overlay-containers"] {
@@ -247,6 +257,27 @@ fn check(root: &Dir) -> Result<(), LayoutError> {
         && optional(overlay.read(".has-mount-program", 64))?.is_some_and(|text| text == b"true")
     {
         return Err(LayoutError::MountProgram { path: path() });
+    }
+    Ok(())
+}
+
+/// A store that has lost one of its parts is not an empty one: where a part is missing, none of the others may hold anything.
+fn check_parts(root: &Dir) -> Result<(), LayoutError> {
+    let mut there = Vec::new();
+    let mut missing = None;
+    for part in ["overlay", "overlay-layers", "overlay-images"] {
+        match optional(root.dir(part))? {
+            Some(dir) => there.push((part, dir)),
+            None => missing = Some(part),
+        }
+    }
+    let Some(missing) = missing else { return Ok(()) };
+    let tells = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) || name.ends_with(".tar-split.gz");
+    for (part, dir) in there {
+        if let Some(name) = dir.names()?.into_iter().find(|name| name.to_str().is_some_and(tells)) {
+            let evidence = format!("{part}/{}", name.display());
+            return Err(LayoutError::Partial { path: root.path().to_owned(), missing, evidence });
+        }
     }
     Ok(())
 }

@@ -103,7 +103,11 @@ impl Tables {
         }
         let path = "/proc/self/mountinfo";
         let text = fs_err::read_to_string(path).map_err(|source| fsio::Error { call: "read", path: path.into(), source })?;
+        // As the kernel writes it there.
         let overlay = layout.overlay.path().display().to_string();
+        let overlay = [('\\', "\\134"), (' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")]
+            .into_iter()
+            .fold(overlay, |path, (char, code)| path.replace(char, code));
         for point in text.lines().filter_map(|line| line.split(' ').nth(4)) {
             let member = point.strip_prefix(&overlay).and_then(|rest| rest.split('/').nth(1));
             if member.is_some_and(|member| family.contains(member)) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Ancestry, Seal};
@@ -37,7 +38,7 @@ impl TreeId {
 pub fn read_link_id(layer: &Dir) -> fsio::Result<Option<LinkId>> {
     match layer.read("link", 256) {
         Ok(bytes) => Ok(std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok())),
-        Err(error) if error.not_found() || error.kind() == std::io::ErrorKind::InvalidData => Ok(None),
+        Err(error) if error.not_found() || error.kind() == std::io::ErrorKind::InvalidData || error.is(Errno::LOOP) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -45,8 +46,10 @@ pub fn read_link_id(layer: &Dir) -> fsio::Result<Option<LinkId>> {
 /// What stands on disk under a layer's id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Whether `overlay/<id>` exists.
+    /// Whether anything stands at `overlay/<id>`.
     pub exists: bool,
+    /// Whether it is a directory.
+    pub directory: bool,
     /// Its LINKID, if `link` is readable as one.
     pub link: Option<LinkId>,
     /// The identity of `diff/`, if it is a directory.
@@ -81,7 +84,7 @@ impl Facts {
             match dir.read(name, 1 << 20) {
                 Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
                 Err(error) if error.not_found() => Ok(None),
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(String::new())),
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData || error.is(Errno::LOOP) => Ok(Some(String::new())),
                 Err(error) => Err(error),
             }
         };
@@ -98,11 +101,21 @@ impl Facts {
         };
         let seal = match dir.read(super::SEAL, Seal::LIMIT) {
             Ok(bytes) => Seal::parse(&bytes).ok(),
-            Err(error) if error.not_found() || error.kind() == std::io::ErrorKind::InvalidData => None,
+            Err(error) if error.not_found() || error.kind() == std::io::ErrorKind::InvalidData || error.is(Errno::LOOP) => None,
             Err(error) => return Err(error),
         };
         let rotated = dir.names()?.iter().filter_map(|n| n.to_str()).any(is_rotated);
-        Ok(Self { exists: true, tree, seal, lower: text("lower")?, lower_layers: text("lower-layers")?, linked, rotated, link })
+        Ok(Self {
+            exists: true,
+            directory: true,
+            tree,
+            seal,
+            lower: text("lower")?,
+            lower_layers: text("lower-layers")?,
+            linked,
+            rotated,
+            link,
+        })
     }
 
     /// Whether `lower` and `lower-layers` say just this ancestry (`lower-layers` may be absent: older podman).

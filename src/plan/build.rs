@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{ImagePut, Intent, LayerPut, NameClaim, Source, StagedData, Step, Table, WantedImage, WantedLayer};
+use super::{ImagePut, Intent, LayerPut, NameClaim, Place, Source, StagedData, Step, Table, WantedImage, WantedLayer};
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::metadata::{EditError, Image, Images, Layer, Layers, ParseError};
 use crate::overlay::{Ancestry, Facts};
@@ -132,6 +132,12 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, PlanError> {
         steps.push(Step::Switch(Table::Images));
         steps.push(Step::barrier(&[Step::Switch(Table::Images)]));
     }
+    // The record or the documents of an image may be somebody else's, who syncs no directory.
+    let there = inputs.wanted_images.iter().filter(|wanted| inputs.images.get(&wanted.id).is_some());
+    let places: Vec<Place> = there.map(|wanted| Place::Image(wanted.id.clone())).collect();
+    if !places.is_empty() {
+        steps.push(Step::Sync(places.into_iter().chain([Place::Images]).collect()));
+    }
     if !exchanges.is_empty() {
         let barrier = Step::barrier(&exchanges);
         steps.extend(exchanges);
@@ -219,7 +225,12 @@ fn place_layers(inputs: &Inputs<'_>) -> Result<Result<Chains, Built>, PlanError>
                 if *assumed != ancestry {
                     chains.rewrites.push((id.clone(), ancestry.clone()));
                 }
-                chains.place.push(Step::Heal { id: id.clone(), link: link.clone(), tree: *tree });
+                if facts.exists {
+                    chains.place.push(Step::Heal { id: id.clone(), link: link.clone(), tree: *tree });
+                } else {
+                    // A power cut may take the whole directory of a layer whose record is on the medium.
+                    chains.place.push(Step::Restore { id: id.clone(), link: link.clone() });
+                }
                 if !facts.linked {
                     chains.place.push(Step::Link { id: id.clone(), link: link.clone() });
                 }

@@ -7,6 +7,7 @@
 mod build;
 mod change;
 mod codec;
+mod heal;
 mod run;
 mod step;
 

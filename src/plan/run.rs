@@ -1,8 +1,10 @@
 //! Runs the steps of a plan: for a commit, for recovery forward and back.
 
+use rustix::io::Errno;
+
 use crate::fsio::{self, Dir, optional};
 use crate::ids::{ImageId, LayerId, TxnId};
-use crate::layout::{Layout, Route, marker_name, scratch_name, side_stage_name};
+use crate::layout::{Layout, Route, Tables, TablesError, marker_name, scratch_name, side_stage_name};
 use crate::lock::{LockError, StoreWriteGuard};
 use crate::metadata::{self, Images, Layers, MAX_TABLE_BYTES};
 
@@ -17,6 +19,8 @@ pub enum StepError {
     Disk(#[from] fsio::Error),
     #[error(transparent)]
     Table(#[from] metadata::LoadError),
+    #[error(transparent)]
+    Tables(#[from] TablesError),
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
@@ -121,7 +125,7 @@ impl<'a> World<'a> {
             Place::Layers => self.layout.layers.sync(),
             Place::Images => self.layout.images.sync(),
             Place::Image(id) => sync_if(optional(self.layout.images.dir(id.as_str()))?),
-            Place::LayerDir(id) => sync_if(optional(self.route.overlay.dir(id.as_str()))?),
+            Place::LayerDir(id) => sync_if(self.layer_dir(id)?),
             Place::StagedLayer(id) => sync_if(self.staged_layer(id)?),
             Place::Stage => sync_if(self.stage.clone()),
             Place::LayerSide => sync_if(self.layer_side.clone()),
@@ -157,6 +161,26 @@ impl<'a> World<'a> {
             Some(side) => optional(side.dir(id.as_str())),
             None => Ok(None),
         }
+    }
+
+    /// `overlay/<id>/`, if a directory stands there; what else stands there is nobody's layer.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn layer_dir(&self, id: &LayerId) -> fsio::Result<Option<Dir>> {
+        match self.route.overlay.dir(id.as_str()) {
+            Err(error) if error.not_found() || error.is(Errno::NOTDIR) || error.is(Errno::LOOP) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Who uses a layer or one built on it, by all the tables there are. A commit has looked already, under these locks.
+    pub(super) fn user_of(&self, id: &LayerId) -> Result<Option<String>, StepError> {
+        if self.fresh {
+            return Ok(None);
+        }
+        Ok(Tables::load(self.layout)?.user_of(self.layout, id)?)
     }
 
     /// layers.json as it is now.

@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::heal::{finish_healing, finish_restoring, heal, restore};
 use super::run::{StepError, World};
 use crate::fsio::{self, Dir, optional};
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
@@ -148,6 +149,13 @@ pub enum Step {
         /// sha256 of the new bytes.
         new: Digest,
     },
+    /// Gives a layer whose record outlived its directory a new one, with its tar-split.
+    Restore {
+        /// The layer's id.
+        id: LayerId,
+        /// The LINKID of the new directory.
+        link: LinkId,
+    },
 }
 
 impl Step {
@@ -162,6 +170,7 @@ impl Step {
             Self::Heal { id, .. } => {
                 vec![Place::LayerDir(id.clone()), Place::Layers, Place::StagedLayer(id.clone()), Place::LayerSide]
             }
+            Self::Restore { .. } => vec![Place::Overlay, Place::Layers, Place::Stage, Place::LayerSide],
             Self::DisplaceImage { .. } | Self::PlaceImage { .. } => vec![Place::Images, Place::ImageSide],
             Self::PlaceData { image, .. } | Self::ExchangeData { image, .. } => {
                 vec![Place::Image(image.clone()), Place::StagedImage(image.clone())]
@@ -197,18 +206,11 @@ impl Step {
             Self::DisplaceImage { id } => Ok(displace_image(w, id)?),
             Self::PlaceLayer { id, .. } => Ok(place(w.stage.as_ref(), id.as_str(), &w.route.overlay, id.as_str())?),
             Self::Link { id, link } => Ok(make_link(w, id, link)?),
-            Self::PlaceSplit { id } => {
-                let name = split_name(id);
-                // Under our record or under none: nothing else has this name after Displace.
-                if let Some(side) = &w.layer_side
-                    && side.meta(&name)?.is_some()
-                {
-                    side.rename(&name, &w.layout.layers, &name)?;
-                }
-                Ok(())
-            }
+            // Under our record or under none: nothing else has this name after Displace.
+            Self::PlaceSplit { id } => Ok(place_split(w, id)?),
             Self::Seal { id, link } => Ok(seal(w, id, link)?),
-            Self::Heal { id, link, tree } => Ok(heal(w, id, link, tree)?),
+            Self::Heal { id, link, tree } => heal(w, id, link, tree),
+            Self::Restore { id, link } => restore(w, id, link),
             Self::PlaceImage { id } => Ok(place(w.image_side.as_ref(), id.as_str(), &w.layout.images, id.as_str())?),
             Self::PlaceData { image, file } => {
                 if let Some(dir) = optional(w.layout.images.dir(image.as_str()))?
@@ -238,7 +240,7 @@ impl Step {
                 if w.has_layer(id)? {
                     return Ok(());
                 }
-                let Some(dir) = optional(w.route.overlay.dir(id.as_str()))? else { return Ok(()) };
+                let Some(dir) = w.layer_dir(id)? else { return Ok(()) };
                 // Half deleted by a GC, `link` may be gone; another LINKID is another owner's tree.
                 if read_link_id(&dir)?.is_none_or(|seen| seen == *link) {
                     w.to_trash(&w.route.overlay.clone(), id.as_str())?;
@@ -264,7 +266,9 @@ impl Step {
                 }
                 Ok(())
             }
-            Self::Heal { id, link, tree } => Ok(unheal(w, id, link, tree)?),
+            // Sound contents are not exchanged for damaged ones again; what was begun is finished.
+            Self::Heal { id, link, tree } => Ok(finish_healing(w, id, link, tree)?),
+            Self::Restore { id, link } => finish_restoring(w, id, link),
             Self::PlaceImage { id } => {
                 if !w.has_image(id)?
                     && let Some(side) = &w.image_side
@@ -291,9 +295,18 @@ impl Step {
 }
 
 /// Renames a staged name to its place; missing in staging means done.
-fn place(from: Option<&Dir>, name: &str, to: &Dir, to_name: &str) -> fsio::Result<()> {
+pub(super) fn place(from: Option<&Dir>, name: &str, to: &Dir, to_name: &str) -> fsio::Result<()> {
     match from {
         Some(from) if from.meta(name)?.is_some() => from.rename_new(name, to, to_name),
+        _ => Ok(()),
+    }
+}
+
+/// Renames a staged tar-split to its place, over whatever has its name.
+pub(super) fn place_split(w: &World<'_>, id: &LayerId) -> fsio::Result<()> {
+    let name = split_name(id);
+    match &w.layer_side {
+        Some(side) if side.meta(&name)?.is_some() => side.rename(&name, &w.layout.layers, &name),
         _ => Ok(()),
     }
 }
@@ -329,8 +342,7 @@ fn displace_image(w: &mut World<'_>, id: &ImageId) -> fsio::Result<()> {
 }
 
 fn make_link(w: &mut World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<()> {
-    let Some(dir) = optional(w.route.overlay.dir(id.as_str()))? else { return Ok(()) };
-    if read_link_id(&dir)?.as_ref() != Some(link) {
+    if own_layer(w, id, link)?.is_none() {
         return Ok(());
     }
     if w.route.links.meta(link.as_str())?.is_some() {
@@ -344,8 +356,8 @@ fn make_link(w: &mut World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<()>
 }
 
 /// The directory of a layer, if it still is the one with this LINKID.
-fn own_layer(w: &World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<Option<Dir>> {
-    let Some(dir) = optional(w.route.overlay.dir(id.as_str()))? else { return Ok(None) };
+pub(super) fn own_layer(w: &World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<Option<Dir>> {
+    let Some(dir) = w.layer_dir(id)? else { return Ok(None) };
     Ok((read_link_id(&dir)?.as_ref() == Some(link)).then_some(dir))
 }
 
@@ -359,85 +371,6 @@ fn seal(w: &mut World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<()> {
         && stage.meta(seal_stage(id))?.is_some()
     {
         stage.rename(seal_stage(id), &dir, overlay::SEAL)?;
-    }
-    Ok(())
-}
-
-fn tree_of(dir: &Dir) -> fsio::Result<Option<TreeId>> {
-    Ok(dir.meta("diff")?.map(|meta| TreeId { inode: meta.inode, birth: meta.birth }))
-}
-
-/// The directory of a layer that is to be healed: its `link` may be unreadable, another LINKID is another layer.
-fn damaged_layer(w: &World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<Option<Dir>> {
-    let Some(dir) = optional(w.route.overlay.dir(id.as_str()))? else { return Ok(None) };
-    Ok(read_link_id(&dir)?.is_none_or(|seen| seen == *link).then_some(dir))
-}
-
-/// The old seal need not go first: a seal names the tree it vouches for, and holds for no other.
-fn heal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::Result<()> {
-    let Some(dir) = damaged_layer(w, id, link)? else { return Ok(()) };
-    let Some(staged) = w.staged_layer(id)? else { return Ok(()) };
-    let seen = tree_of(&dir)?;
-    if seen != Some(*tree) {
-        if tree_of(&staged)? != Some(*tree) {
-            return Ok(());
-        }
-        match seen {
-            Some(_) => staged.exchange("diff", &dir, "diff")?,
-            None => staged.rename_new("diff", &dir, "diff")?,
-        }
-    }
-    replace_split(w, id)?;
-    mend_structure(&staged, &dir)?;
-    if staged.meta(overlay::SEAL)?.is_some() {
-        staged.rename(overlay::SEAL, &dir, overlay::SEAL)?;
-    }
-    Ok(())
-}
-
-/// What stands around the contents follows from the layer's place in its chain: it is mended, and never taken back.
-fn mend_structure(staged: &Dir, dir: &Dir) -> fsio::Result<()> {
-    for name in ["lower", "lower-layers", "link"] {
-        if staged.meta(name)?.is_some() {
-            staged.rename(name, dir, name)?;
-        }
-    }
-    for name in ["work", "merged", "empty"] {
-        if staged.meta(name)?.is_some() && dir.meta(name)?.is_none() {
-            staged.rename_new(name, dir, name)?;
-        }
-    }
-    Ok(())
-}
-
-/// The staged tar-split takes the old one's name; the old one keeps a second name in staging, for `unheal`.
-fn replace_split(w: &World<'_>, id: &LayerId) -> fsio::Result<()> {
-    let (name, old) = (split_name(id), old_split(id));
-    let Some(side) = &w.layer_side else { return Ok(()) };
-    if side.meta(&name)?.is_none() {
-        return Ok(());
-    }
-    if side.meta(&old)?.is_none() && w.layout.layers.meta(&name)?.is_some() {
-        w.layout.layers.link(&name, side, &old)?;
-    }
-    side.rename(&name, &w.layout.layers, &name)
-}
-
-fn old_split(id: &LayerId) -> String {
-    format!("{id}.old")
-}
-
-fn unheal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::Result<()> {
-    let Some(dir) = damaged_layer(w, id, link)? else { return Ok(()) };
-    let Some(staged) = w.staged_layer(id)? else { return Ok(()) };
-    if let Some(side) = &w.layer_side
-        && side.meta(old_split(id))?.is_some()
-    {
-        side.rename(old_split(id), &w.layout.layers, split_name(id))?;
-    }
-    if tree_of(&dir)? == Some(*tree) && staged.meta("diff")?.is_some() {
-        optional(dir.unlink(overlay::SEAL))?;
-        staged.exchange("diff", &dir, "diff")?;
     }
     Ok(())
 }

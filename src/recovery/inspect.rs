@@ -52,6 +52,7 @@ pub fn segments(layout: &Layout) -> Result<Vec<SegmentInfo>, RecoveryError> {
                 State::Done => "done",
                 State::Aborted => "aborted",
                 State::Corrupt => "corrupt",
+                State::Newer { .. } => "of a newer version",
             },
             alive: journal::is_held(&journal, &name)?,
             pid: journal::parse_header(&bytes).map(|header| header.pid),

@@ -9,13 +9,17 @@
 //! - R2: a segment goes last: it exists as long as anything it names can exist in staging.
 //! - R3: one syncfs first: what is found applied in the page cache is not yet on the medium.
 //! - R4: nothing that got another owner since is touched.
+//! - R5: under the store locks only what decides; trees of any size are removed without them.
 
 mod decide;
 mod inspect;
 mod pass;
+mod pins;
+mod signs;
 mod sweep;
 
 pub use decide::{Decision, decide};
 pub use inspect::{SegmentInfo, segments};
-pub use pass::{Outcome, Pins, RecoveryError, Report, candidates, run, run_locked};
+pub use pass::{Outcome, Pass, RecoveryError, Report, candidates, run, run_locked};
+pub use pins::Pins;
 pub use sweep::{SweepError, sweep};

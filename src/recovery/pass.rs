@@ -1,18 +1,18 @@
 //! The pass over the journal.
 
-use std::collections::HashSet;
-
+use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::decide::{Decision, Signs, decide};
+use super::decide::{Decision, decide};
+use super::pins::Pins;
+use super::signs::read_signs;
 use super::sweep::{SweepError, sweep};
 use crate::fsio::{self, Dir, optional};
-use crate::ids::{ImageId, LayerId, TxnId};
+use crate::ids::TxnId;
 use crate::journal::{self, JournalError, Kind, Opened, Segment, SegmentName, State};
-use crate::layout::{IMAGES_JSON, JOURNAL, LAYERS_JSON, Layout, LayoutError, Route, marker_name, side_stage_name};
+use crate::layout::{JOURNAL, Layout, LayoutError, Route};
 use crate::lock::{LockError, StoreLocks, StoreWriteGuard, Wait};
-use crate::overlay::read_link_id;
-use crate::plan::{self, Intent, NameClaim, Step, StepError, World};
+use crate::plan::{self, Intent, StepError, World};
 
 /// What the pass did.
 #[derive(Debug, Default, Clone)]
@@ -27,66 +27,6 @@ pub struct Report {
     pub alive: Vec<TxnId>,
     /// What the pending transactions still need as it is.
     pub pins: Pins,
-}
-
-/// The objects that pending transactions hold on to: no plan may touch them, so that pending intents are disjoint.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Pins {
-    /// Layers: new, reused, and every parent in their chains.
-    pub layers: HashSet<LayerId>,
-    /// Images.
-    pub images: HashSet<ImageId>,
-    /// Names, and the images they are taken from.
-    pub names: HashSet<String>,
-    /// The highest sequence number among them.
-    pub seq: u64,
-    /// An intent that this program cannot read: it may hold on to anything.
-    pub everything: bool,
-}
-
-impl Pins {
-    fn add(&mut self, intent: Option<&Intent>) {
-        let Some(intent) = intent else {
-            self.everything = true;
-            return;
-        };
-        self.seq = self.seq.max(intent.seq);
-        self.layers.extend(intent.layers.iter().map(|put| put.id.clone()));
-        for put in &intent.images {
-            self.images.insert(put.id.clone());
-            self.layers.extend(put.chain.iter().map(|(id, _)| id.clone()));
-            for claim in &put.names {
-                self.names.insert(claim.name.clone());
-                self.images.extend(claim.from.clone());
-            }
-        }
-    }
-
-    /// What of an intent is held on to, in words.
-    pub fn conflict(&self, intent: &Intent) -> Option<String> {
-        if self.everything {
-            return Some("an intent that this program cannot read".to_owned());
-        }
-        // A chain that is only built on may be shared; what it is made of may not change.
-        let healed = intent.steps.iter().filter_map(|step| match step {
-            Step::Heal { id, .. } | Step::Displace { id, .. } => Some(id),
-            _ => None,
-        });
-        if let Some(id) = intent.layers.iter().map(|put| &put.id).chain(healed).find(|id| self.layers.contains(*id)) {
-            return Some(format!("layer {id}"));
-        }
-        for put in &intent.images {
-            if self.images.contains(&put.id) {
-                return Some(format!("image {}", put.id));
-            }
-            let taken =
-                |claim: &&NameClaim| self.names.contains(&claim.name) || claim.from.as_ref().is_some_and(|from| self.images.contains(from));
-            if let Some(claim) = put.names.iter().find(taken) {
-                return Some(format!("the name {}", claim.name));
-            }
-        }
-        None
-    }
 }
 
 /// How a dead transaction ended.
@@ -124,6 +64,10 @@ pub enum RecoveryError {
     Sweep(#[from] SweepError),
     #[error("transaction {txn} has a durable intent and its owner lives without the store locks: it failed half-way; end that process")]
     Poisoned { txn: TxnId },
+    #[error(
+        "the segment of transaction {txn} has format {version}, this program knows 1; recover it with the newer cstor-rs that wrote it"
+    )]
+    Newer { txn: TxnId, version: u16 },
     #[error("the intent of transaction {txn} cannot be read")]
     Intent { txn: TxnId, source: Box<plan::CodecError> },
 }
@@ -146,8 +90,13 @@ pub fn candidates(layout: &Layout) -> Result<bool, RecoveryError> {
     let Some(journal) = layout.own(JOURNAL)? else { return Ok(false) };
     let listing = journal::list(&journal)?;
     for name in listing.segments.iter().chain(&listing.unborn) {
-        if !journal::is_held(&journal, name)? {
-            return Ok(true);
+        match journal::is_held(&journal, name) {
+            Err(error) if is_rot(&error) => return Ok(true),
+            held => {
+                if !held? {
+                    return Ok(true);
+                }
+            }
         }
     }
     Ok(false)
@@ -170,7 +119,7 @@ fn dead_names(layout: &Layout, dir: &Dir) -> Result<Vec<TxnId>, RecoveryError> {
     Ok(dead)
 }
 
-/// Looks for dead transactions and ends them, under all store locks.
+/// Looks for dead transactions and ends them: decided and done under all store locks, cleaned up without them.
 ///
 /// # Errors
 ///
@@ -181,7 +130,73 @@ pub fn run(layout: &Layout, wait: &Wait<'_>) -> Result<Report, RecoveryError> {
     }
     let route = Route::open(layout)?;
     let mut locks = StoreLocks::write(&layout.layers, &layout.images, &layout.containers, wait)?;
-    run_locked(layout, &route, &mut locks, None)
+    let pass = run_locked(layout, &route, &mut locks, None)?;
+    drop(locks);
+    Ok(pass.clean_up(layout, &route))
+}
+
+/// What a pass has done under the locks, and what of the ended transactions is still to be removed: trees of any size,
+/// which nobody should wait for. Dropped, it leaves that to the next open.
+#[must_use = "what ended transactions left is removed by clean_up"]
+#[derive(Debug)]
+pub struct Pass {
+    /// What it did.
+    pub report: Report,
+    over: Vec<Over>,
+}
+
+/// A transaction that has ended.
+#[derive(Debug)]
+struct Over {
+    name: SegmentName,
+    /// Held: to everybody else its owner lives. `None` where it cannot be read, and is only set aside.
+    segment: Option<Segment>,
+    /// Whether the segment is damaged: it is kept under another name.
+    damaged: bool,
+}
+
+impl Pass {
+    /// Whether anything is to be cleaned up.
+    pub fn has_leftovers(&self) -> bool {
+        !self.over.is_empty()
+    }
+
+    /// Removes what the ended transactions left, and staging whose segment is gone; the store locks are not needed.
+    pub fn clean_up(self, layout: &Layout, route: &Route) -> Report {
+        let Self { mut report, over } = self;
+        for one in over {
+            let txn = one.name.txn().clone();
+            if let Err(error) = one.clean_up(layout, route) {
+                report.leave_over(txn, &error);
+            }
+        }
+        for dir in [&route.stage, &route.trash] {
+            match dead_names(layout, dir) {
+                Ok(dead) => {
+                    for txn in dead {
+                        match sweep(layout, route, &txn) {
+                            Ok(()) => report.ended.push((txn, Outcome::CleanedUp)),
+                            Err(error) => report.leave_over(txn, &error.into()),
+                        }
+                    }
+                }
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "the staging of dead transactions cannot be listed"),
+            }
+        }
+        report
+    }
+}
+
+impl Over {
+    fn clean_up(self, layout: &Layout, route: &Route) -> Result<(), RecoveryError> {
+        sweep(layout, route, self.name.txn())?;
+        let Some(journal) = layout.own(JOURNAL)? else { return Ok(()) };
+        match self.segment {
+            Some(segment) if !self.damaged => segment.remove(&journal)?,
+            _ => journal::set_aside(&journal, &self.name)?,
+        }
+        Ok(())
+    }
 }
 
 /// The pass, the store locks being held. `own` is the caller's live transaction.
@@ -189,9 +204,9 @@ pub fn run(layout: &Layout, wait: &Wait<'_>) -> Result<Report, RecoveryError> {
 /// # Errors
 ///
 /// As [`run`].
-pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, own: Option<&TxnId>) -> Result<Report, RecoveryError> {
-    let mut report = Report::default();
-    let Some(journal) = layout.own(JOURNAL)? else { return Ok(report) };
+pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, own: Option<&TxnId>) -> Result<Pass, RecoveryError> {
+    let mut pass = Pass { report: Report::default(), over: Vec::new() };
+    let Some(journal) = layout.own(JOURNAL)? else { return Ok(pass) };
     let listing = journal::list(&journal)?;
     for name in &listing.unborn {
         // Never renamed into place: nothing else of it exists.
@@ -200,58 +215,94 @@ pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, o
         }
     }
     let mut dead = Vec::new();
-    for name in &listing.segments {
-        if own == Some(name.txn()) {
-            continue;
-        }
-        match Segment::open(&journal, name)? {
-            Opened::Gone => {}
-            Opened::Held(scan) => match scan.state {
-                // Every commit holds the locks that we hold: whoever has an intent and not the locks has failed.
-                State::Intent(_) => return Err(RecoveryError::Poisoned { txn: name.txn().clone() }),
-                _ => report.alive.push(name.txn().clone()),
-            },
-            Opened::Ours(segment, scan) => match Dead::new(name.txn().clone(), segment, scan.state) {
-                Ok(one) => dead.push(one),
-                Err(error) => report.leave(name.txn().clone(), None, &error),
-            },
+    for name in listing.segments {
+        if own != Some(name.txn()) {
+            pass.open(&journal, name, &mut dead)?;
         }
     }
     // Several only after a full disk: then in the order in which they were planned.
     dead.sort_by_key(|dead| dead.intent.as_ref().map_or(0, |intent| intent.seq));
-    if !dead.is_empty() {
-        layout.layers.sync_filesystem()?;
-        if layout.images.own_meta()?.device != layout.layers.own_meta()?.device {
-            layout.images.sync_filesystem()?;
-        }
-        if route.overlay.own_meta()?.device != layout.layers.own_meta()?.device {
-            route.overlay.sync_filesystem()?;
-        }
+    if dead.iter().any(|dead| dead.intent.is_some()) {
+        sync_all(layout, route)?;
     }
     for one in dead {
-        let (txn, intent) = (one.txn.clone(), one.intent.clone());
-        match one.end(layout, route, &journal, locks) {
-            Ok(outcome) => {
-                info!(txn = %txn, ?outcome, "recovered");
-                report.ended.push((txn, outcome));
+        let (name, intent) = (one.name.clone(), one.intent.clone());
+        match one.end(layout, route, locks) {
+            Ok((outcome, segment)) => {
+                info!(txn = %name.txn(), ?outcome, "recovered");
+                pass.end(name, Some(segment), outcome);
             }
             Err(error) if layout.root.seam().poisoned() => return Err(error),
-            Err(error) => {
-                // Without an intent only staging is left over, which nobody can meet.
-                match &intent {
-                    Some(_) => report.leave(txn, intent.as_ref(), &error),
-                    None => report.left.push((txn, error_chain(&error))),
-                }
+            Err(error) => pass.report.leave(name.txn().clone(), intent.as_ref(), &error),
+        }
+    }
+    Ok(pass)
+}
+
+/// Invariant R3, on each filesystem of the store.
+fn sync_all(layout: &Layout, route: &Route) -> Result<(), RecoveryError> {
+    let mut seen = Vec::new();
+    for dir in [&layout.layers, &layout.images, &route.overlay] {
+        let device = dir.own_meta()?.device;
+        if !seen.contains(&device) {
+            dir.sync_filesystem()?;
+            seen.push(device);
+        }
+    }
+    Ok(())
+}
+
+impl Pass {
+    fn end(&mut self, name: SegmentName, segment: Option<Segment>, outcome: Outcome) {
+        self.report.ended.push((name.txn().clone(), outcome));
+        self.over.push(Over { name, segment, damaged: outcome == Outcome::SetAside });
+    }
+
+    /// Takes up one segment: dead, alive, or not to be read.
+    fn open(&mut self, journal: &Dir, name: SegmentName, dead: &mut Vec<Dead>) -> Result<(), RecoveryError> {
+        let opened = match Segment::open(journal, &name) {
+            // A block that cannot be read, or no segment at all: set aside, where it blocks nothing. Whatever it was
+            // in the middle of is a prefix of its steps, a state that every reader accepts.
+            Err(JournalError::Disk(error)) if is_rot(&error) => {
+                warn!(txn = %name.txn(), error = &error as &dyn std::error::Error, "a segment cannot be read, and is set aside");
+                self.end(name, None, Outcome::SetAside);
+                return Ok(());
             }
+            other => other?,
+        };
+        match opened {
+            Opened::Gone => {}
+            Opened::Held(scan) => match scan.state {
+                // Every commit holds the locks that we hold: whoever has an intent and not the locks has failed.
+                State::Intent(_) => return Err(RecoveryError::Poisoned { txn: name.txn().clone() }),
+                _ => self.report.alive.push(name.txn().clone()),
+            },
+            Opened::Ours(segment, scan) => match scan.state {
+                State::Newer { version } => {
+                    let error = RecoveryError::Newer { txn: name.txn().clone(), version };
+                    self.report.leave(name.txn().clone(), None, &error);
+                }
+                State::Intent(payload) => match plan::decode(&payload) {
+                    Ok(intent) => dead.push(Dead { name, segment, state: State::Intent(payload), intent: Some(intent) }),
+                    Err(source @ plan::CodecError::Version { .. }) => {
+                        let error = RecoveryError::Intent { txn: name.txn().clone(), source: Box::new(source) };
+                        self.report.leave(name.txn().clone(), None, &error);
+                    }
+                    Err(error) => {
+                        warn!(txn = %name.txn(), error = &error as &dyn std::error::Error, "an intent makes no sense, and is set aside");
+                        self.end(name, Some(segment), Outcome::SetAside);
+                    }
+                },
+                state => dead.push(Dead { name, segment, state, intent: None }),
+            },
         }
+        Ok(())
     }
-    for dir in [&route.stage, &route.trash] {
-        for txn in dead_names(layout, dir)? {
-            sweep(layout, route, &txn)?;
-            report.ended.push((txn, Outcome::CleanedUp));
-        }
-    }
-    Ok(report)
+}
+
+/// Errors that will come again, however often the segment is opened.
+fn is_rot(error: &fsio::Error) -> bool {
+    error.kind() == std::io::ErrorKind::InvalidData || [Errno::IO, Errno::LOOP, Errno::ISDIR, Errno::NXIO].iter().any(|e| error.is(*e))
 }
 
 impl Report {
@@ -259,6 +310,11 @@ impl Report {
         warn!(txn = %txn, error = error as &dyn std::error::Error, "left for the next open");
         self.pins.add(intent);
         self.pending.push((txn, error_chain(error)));
+    }
+
+    fn leave_over(&mut self, txn: TxnId, error: &RecoveryError) {
+        warn!(txn = %txn, error = error as &dyn std::error::Error, "what an ended transaction left stays for the next open");
+        self.left.push((txn, error_chain(error)));
     }
 }
 
@@ -277,42 +333,27 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 struct Dead {
-    txn: TxnId,
+    name: SegmentName,
     segment: Segment,
     state: State,
     intent: Option<Intent>,
 }
 
 impl Dead {
-    fn new(txn: TxnId, segment: Segment, state: State) -> Result<Self, RecoveryError> {
-        let intent = match &state {
-            State::Intent(payload) => {
-                Some(plan::decode(payload).map_err(|source| RecoveryError::Intent { txn: txn.clone(), source: Box::new(source) })?)
-            }
-            _ => None,
-        };
-        Ok(Self { txn, segment, state, intent })
-    }
-
-    fn end(mut self, layout: &Layout, route: &Route, journal: &Dir, locks: &mut StoreWriteGuard) -> Result<Outcome, RecoveryError> {
+    /// Ends the transaction; what it left is still to be removed.
+    fn end(mut self, layout: &Layout, route: &Route, locks: &mut StoreWriteGuard) -> Result<(Outcome, Segment), RecoveryError> {
         let outcome = match &self.state {
-            State::Empty | State::Torn => Outcome::Dropped,
             State::Done | State::Aborted => Outcome::CleanedUp,
-            State::Corrupt => {
-                sweep(layout, route, &self.txn)?;
-                self.segment.quarantine(journal)?;
-                return Ok(Outcome::SetAside);
-            }
+            State::Corrupt => Outcome::SetAside,
             State::Intent(_) => self.replay(layout, route, locks)?,
+            State::Empty | State::Torn | State::Newer { .. } => Outcome::Dropped,
         };
-        sweep(layout, route, &self.txn)?;
-        self.segment.remove(journal)?;
-        Ok(outcome)
+        Ok((outcome, self.segment))
     }
 
     fn replay(&mut self, layout: &Layout, route: &Route, locks: &mut StoreWriteGuard) -> Result<Outcome, RecoveryError> {
         let Some(intent) = &self.intent else { return Ok(Outcome::Dropped) };
-        let mut world = World::open(layout, route, &self.txn, intent, locks)?;
+        let mut world = World::open(layout, route, self.name.txn(), intent, locks)?;
         let signs = read_signs(&mut world)?;
         let (kind, outcome) = match decide(intent, signs) {
             Decision::Back => {
@@ -333,35 +374,4 @@ impl Dead {
         self.segment.sync()?;
         Ok(outcome)
     }
-}
-
-fn read_signs(world: &mut World<'_>) -> Result<Signs, RecoveryError> {
-    let intent = world.intent;
-    let mut signs = Signs {
-        layers_marker: world.layout.layers.meta(marker_name(LAYERS_JSON, world.txn))?.is_some(),
-        images_marker: world.layout.images.meta(marker_name(IMAGES_JSON, world.txn))?.is_some(),
-        chains_complete: true,
-        data_present: true,
-    };
-    if !signs.images_marker || signs.layers_marker {
-        // Only an intent between its two renames asks what is still there.
-        return Ok(signs);
-    }
-    let side = optional(world.layout.images.dir(side_stage_name(world.txn)))?;
-    for put in &intent.images {
-        for (id, link) in &put.chain {
-            let live = world.layers()?.get(id).is_some_and(|record| !record.incomplete());
-            let same = match optional(world.route.overlay.dir(id.as_str()))? {
-                Some(dir) => read_link_id(&dir)?.as_ref() == Some(link),
-                None => false,
-            };
-            signs.chains_complete &= live && same;
-        }
-        let staged = match &side {
-            Some(side) => side.meta(put.id.as_str())?.is_some(),
-            None => false,
-        };
-        signs.data_present &= staged || world.layout.images.meta(put.id.as_str())?.is_some();
-    }
-    Ok(signs)
 }

@@ -2,7 +2,7 @@
 
 use crate::fsio::{self, Dir, optional};
 use crate::ids::TxnId;
-use crate::layout::{Layout, Route, parse_marker, side_stage_name};
+use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, Route, marker_name, scratch_name, side_stage_name};
 
 /// Why something stays: the segment must then stay too.
 #[derive(Debug, thiserror::Error)]
@@ -66,12 +66,15 @@ fn sync_unless_poisoned(dir: &Dir) -> fsio::Result<()> {
     if dir.seam().poisoned() { Ok(()) } else { dir.sync() }
 }
 
+/// By their names: a directory of any size is not listed for it.
 fn remove_markers(dir: &Dir, txn: &TxnId) -> fsio::Result<bool> {
     let mut changed = false;
-    for name in dir.names()? {
-        if name.to_str().and_then(parse_marker).is_some_and(|owner| owner == *txn) {
-            optional(dir.unlink(&name))?;
-            changed = true;
+    for table in [LAYERS_JSON, IMAGES_JSON] {
+        for name in [marker_name(table, txn), scratch_name(table, txn)] {
+            if dir.meta(&name)?.is_some() {
+                optional(dir.unlink(&name))?;
+                changed = true;
+            }
         }
     }
     Ok(changed)

@@ -19,7 +19,8 @@ use super::TxnError;
 /// How contents reach the medium before the intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SyncMode {
-    /// One syncfs per filesystem; Linux 5.8 and newer, where it reports write errors.
+    /// One syncfs per filesystem; on Linux before 5.8 and on filesystems that are not known to tell of write errors by
+    /// syncfs the same as [`SyncMode::Files`].
     #[default]
     Filesystem,
     /// fdatasync of each file and fsync of each directory.
@@ -107,9 +108,10 @@ impl WriteTxn {
         match Self::stage_dirs(layout, &options, &id, route) {
             Ok((route, stage, layer_side, image_side)) => {
                 let filesystems = filesystems(&[&stage, &layer_side, &image_side])?;
+                let sync = reliable(options.sync, &filesystems)?;
                 Ok(Self {
                     layout: layout.clone(),
-                    options,
+                    options: TxnOptions { sync, ..options },
                     id,
                     segment: Some(segment),
                     route,
@@ -188,21 +190,32 @@ impl WriteTxn {
     }
 
     pub(super) fn clean_up(&mut self) -> Result<(), TxnError> {
-        let Some(mut segment) = self.segment.take() else { return Ok(()) };
-        if self.intent_open.is_some() && self.layout.root.seam().poisoned() {
-            // Neither Abort nor Done can be made durable: everything stays for the next open, which decides.
-            return Ok(());
-        }
+        self.abort()?;
+        let Some(segment) = self.segment.take() else { return Ok(()) };
         if self.intent_open.is_some() {
-            // Durable before the markers go: an intent without markers reads as "every rename was done".
-            segment.append(Kind::Abort, &[])?;
-            segment.sync()?;
-            self.intent_open = None;
+            return Ok(());
         }
         recovery::sweep(&self.layout, &self.route, &self.id).map_err(recovery::RecoveryError::from)?;
         if let Some(journal) = self.layout.own(JOURNAL)? {
             segment.remove(&journal)?;
         }
+        Ok(())
+    }
+}
+
+impl WriteTxn {
+    /// Ends an intent that nothing has been done of. Durable before the markers go: an intent without markers reads as
+    /// "every rename was done". On a poisoned handle neither Abort nor Done can be made durable: the intent stays open, and
+    /// everything stays for the next open, which decides.
+    pub(super) fn abort(&mut self) -> Result<(), TxnError> {
+        if self.intent_open.is_none() || self.layout.root.seam().poisoned() {
+            return Ok(());
+        }
+        if let Some(segment) = &mut self.segment {
+            segment.append(Kind::Abort, &[])?;
+            segment.sync()?;
+        }
+        self.intent_open = None;
         Ok(())
     }
 }
@@ -225,6 +238,20 @@ fn filesystems(dirs: &[&Dir]) -> Result<Vec<Dir>, TxnError> {
         }
     }
     Ok(list)
+}
+
+/// One syncfs where it is known to do what it says, else every file by itself.
+fn reliable(wanted: SyncMode, filesystems: &[Dir]) -> Result<SyncMode, TxnError> {
+    if wanted != SyncMode::Filesystem {
+        return Ok(wanted);
+    }
+    for dir in filesystems {
+        if !dir.syncfs_is_enough()? {
+            tracing::info!(path = %dir.path().display(), "syncfs is not relied on here: contents are synced file by file");
+            return Ok(SyncMode::Files);
+        }
+    }
+    Ok(wanted)
 }
 
 /// Gives the staging directory the SELinux label of `overlay/`: files take the type of the directory they are made

@@ -49,6 +49,16 @@ pub fn inspect(layout: &Layout, tables: &Tables, id: &LayerId, diff_id: &Digest,
     }
     let broken = |why: &str| Ok(Inspection::Broken { why: why.to_owned() });
     let facts = Facts::read(&layout.overlay, &layout.links, id)?;
+    if facts.exists && !facts.directory {
+        return broken("something that is no directory stands in its place");
+    }
+    // Go's programs refuse to list a store with such a record, and build on its parent and not on ours.
+    if record.diff_digest().is_none() {
+        return broken("its record in layers.json names no diff-digest");
+    }
+    if record.parent_text() != ancestry.0.first().map_or("", |(parent, _)| parent.as_str()) {
+        return broken("its record in layers.json names another parent");
+    }
     if record.has_id_maps() || facts.rotated {
         return broken("its files are shifted by an id mapping");
     }

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::fsio::{self, Meta, optional};
 use crate::history::History;
-use crate::ids::{Digest, LayerId, LinkId};
+use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::journal::Kind;
-use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, OWN, Tables, marker_name, scratch_name};
+use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, OWN, Tables, marker_name, scratch_name, split_name};
 use crate::lock::{StoreLocks, StoreWriteGuard};
 use crate::metadata::{Image, Images};
 use crate::overlay::{Facts, LayerDir};
@@ -51,15 +51,26 @@ impl WriteTxn {
     ///
     /// Whatever keeps the transaction from being visible; nothing of it is then.
     pub fn prepare(mut self) -> Result<Prepared, TxnError> {
-        let mut again = BTreeSet::new();
+        let (mut again, mut recovered) = (BTreeSet::new(), false);
         for _ in 0..TRIES {
-            self.verify_again(&std::mem::take(&mut again))?;
+            let damaged = self.verify_again(&std::mem::take(&mut again))?;
+            if !damaged.is_empty() {
+                return Ok(Prepared::NeedLayers(Box::new(self), damaged));
+            }
             let (layers, images) = self.wanted()?;
             self.set_roots(&layers)?;
-            self.sync_staged()?;
+            self.sync_staged(&layers)?;
             let wait = self.wait();
             let mut locks = StoreLocks::write(&self.layout.layers, &self.layout.images, &self.layout.containers, &wait)?;
-            let report = recovery::run_locked(&self.layout, &self.route, &mut locks, Some(&self.id))?;
+            let pass = recovery::run_locked(&self.layout, &self.route, &mut locks, Some(&self.id))?;
+            if pass.has_leftovers() && !recovered {
+                // Somebody else's trees, of any size: nobody waits for the locks while they go.
+                drop(locks);
+                pass.clean_up(&self.layout, &self.route);
+                recovered = true;
+                continue;
+            }
+            let report = pass.report;
             let tables = Tables::load(&self.layout)?;
             let disk = facts(&self.layout, &layers, &images)?;
             let inputs = Inputs {
@@ -72,6 +83,10 @@ impl WriteTxn {
             };
             match plan::build(&inputs)? {
                 Built::Ready(ready) if ready.intent.steps.is_empty() => {
+                    // All of it may be somebody else's doing, who syncs no directory.
+                    if self.options.sync != SyncMode::None {
+                        self.layout.settle(images.iter().map(|image| &image.id))?;
+                    }
                     drop(locks);
                     self.clean_up()?;
                     return Ok(Prepared::Nothing);
@@ -141,7 +156,7 @@ impl WriteTxn {
     }
 
     /// Barrier A.
-    fn sync_staged(&self) -> Result<(), TxnError> {
+    fn sync_staged(&self, layers: &[WantedLayer]) -> Result<(), TxnError> {
         match self.options.sync {
             SyncMode::None => {}
             SyncMode::Filesystem => self.filesystems.iter().try_for_each(fsio::Dir::sync_filesystem)?,
@@ -149,15 +164,38 @@ impl WriteTxn {
                 super::files::sync_tree(&self.stage)?;
                 super::files::sync_tree(&self.layer_side)?;
                 super::files::sync_tree(&self.image_side)?;
+                self.sync_verified(layers)?;
             }
         }
         Ok(())
     }
 
-    /// Layers that appeared in the store since they were looked at: reused from now on, if they are sound.
-    fn verify_again(&self, ids: &BTreeSet<LayerId>) -> Result<(), TxnError> {
+    /// What others wrote and this transaction seals: nobody may have synced it.
+    fn sync_verified(&self, layers: &[WantedLayer]) -> Result<(), TxnError> {
+        let sealing = |wanted: &&WantedLayer| matches!(wanted.source, plan::Source::Reused { sealing: true, .. });
+        for wanted in layers.iter().filter(sealing) {
+            // What is gone by now the plan finds out.
+            if let Some(dir) = optional(self.route.overlay.dir(wanted.id.as_str()))? {
+                super::files::sync_tree(&dir)?;
+            }
+            if let Some(split) = optional(self.layout.layers.file(split_name(&wanted.id)))? {
+                split.sync_all()?;
+            }
+        }
+        if layers.iter().any(|wanted| matches!(wanted.source, plan::Source::Reused { .. })) {
+            for dir in [&self.route.overlay, &self.route.links, &self.layout.layers] {
+                dir.sync()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Layers that appeared in the store since they were looked at: reused from now on, if they are sound. Returns those that
+    /// are damaged and not staged: the caller stages them.
+    fn verify_again(&self, ids: &BTreeSet<LayerId>) -> Result<BTreeSet<LayerId>, TxnError> {
+        let mut needed = BTreeSet::new();
         if ids.is_empty() {
-            return Ok(());
+            return Ok(needed);
         }
         let tables = self.tables()?;
         let order = self.contents().order.clone();
@@ -171,7 +209,9 @@ impl WriteTxn {
                     if let Some(user) = tables.user_of(&self.layout, id)? {
                         return Err(TxnError::InUse { id: id.clone(), why, user });
                     }
-                    self.heal_with_staged(id, link)?;
+                    if !self.heal_with_staged(id, link)? {
+                        needed.insert(id.clone());
+                    }
                 }
                 found @ (Inspection::Sealed { .. } | Inspection::Verified { .. }) => {
                     self.reuse(id, wanted.parent.clone(), &wanted.diff_id, &found)?;
@@ -183,7 +223,7 @@ impl WriteTxn {
                 }
             }
         }
-        Ok(())
+        Ok(needed)
     }
 
     /// A layer with its ancestry as the transaction now sees it.
@@ -200,15 +240,18 @@ impl WriteTxn {
         Some((wanted, crate::overlay::Ancestry(list)))
     }
 
-    /// Somebody else's layer of the same id turned out damaged: the staged tree is exchanged for it.
-    fn heal_with_staged(&self, id: &LayerId, link: LinkId) -> Result<(), TxnError> {
+    /// Somebody else's layer of the same id turned out damaged: the staged tree is exchanged for it. `false`: none is staged.
+    fn heal_with_staged(&self, id: &LayerId, link: LinkId) -> Result<bool, TxnError> {
         let mut guard = self.contents();
         let Contents { declared, layers, .. } = &mut *guard;
+        if let Some(declared) = declared.get_mut(id) {
+            declared.link = link.clone();
+            declared.heal = true;
+        }
         let wanted = layers.get_mut(id).ok_or_else(|| TxnError::NotStaged { id: id.clone() })?;
-        let plan::Source::Staged { tree, assumed, .. } = &wanted.source else {
-            // Reused before and damaged now: nothing of it is staged, the caller fetches it.
+        let (plan::Source::Staged { tree, assumed, .. } | plan::Source::Heal { tree, assumed, .. }) = &wanted.source else {
             layers.remove(id);
-            return Err(TxnError::NotStaged { id: id.clone() });
+            return Ok(false);
         };
         let (tree, assumed) = (*tree, assumed.clone());
         let dir = self.stage.dir(id.as_str())?;
@@ -219,12 +262,8 @@ impl WriteTxn {
             let seal = crate::overlay::Seal::new(wanted.diff_id.clone(), link.clone(), tree);
             dir.create(crate::overlay::SEAL, 0o600)?.append(&seal.encode()?)?;
         }
-        wanted.source = plan::Source::Heal { link: link.clone(), tree, assumed };
-        if let Some(declared) = declared.get_mut(id) {
-            declared.link = link;
-            declared.heal = true;
-        }
-        Ok(())
+        wanted.source = plan::Source::Heal { link, tree, assumed };
+        Ok(true)
     }
 
     /// Layers that are gone from the store: to be staged as new ones, under a LINKID of their own.
@@ -251,14 +290,19 @@ impl WriteTxn {
         Ok(())
     }
 
-    /// Under the locks still: who gets them next must not meet an intent that neither lives nor has ended.
+    /// Under the locks still: who gets them next must not meet an intent that neither lives nor has ended. What is staged
+    /// goes when the transaction is dropped, after the locks.
     fn take_intent_back(&mut self, error: TxnError) -> TxnError {
-        let cleaned = self.clean_up();
+        let ended = self.abort();
+        if self.intent_open.is_some() {
+            // Released before the store locks: whoever gets those may then end the transaction.
+            drop(self.segment.take());
+        }
         match self.intent_open {
             // Without a table to rename there is no marker: if the intent did reach the medium, recovery goes forward.
             Some(false) => TxnError::InDoubt { txn: self.id.clone(), source: Box::new(error) },
             _ => {
-                super::begin::best_effort("take a transaction back", cleaned);
+                super::begin::best_effort("end a transaction that was taken back", ended);
                 error
             }
         }
@@ -302,7 +346,9 @@ impl WriteTxn {
         let images = Images::parse(images_json)?;
         let id_of = |record: &str| Image::from_json(record).ok().map(|image| image.id_text().to_owned());
         let mut history = History::load(&own, id_of)?;
-        Ok(history.note(&own, &self.id, images.iter().map(|image| (image.id_text(), image.json())))?)
+        // An id is a plain name, or it is no image's directory.
+        let on_disk = |id: &str| Ok(id.parse::<ImageId>().is_ok() && self.layout.images.meta(id)?.is_some());
+        Ok(history.note(&own, &self.id, images.iter().map(|image| (image.id_text(), image.json())), on_disk)?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use cstor_rs::ids::Digest;
 use cstor_rs::store::Store;
-use cstor_rs::txn::{CommitError, ImageSpec, LayerSpec, Prepared, Receipt, TxnError, TxnOptions};
+use cstor_rs::txn::{CommitError, ImageSpec, LayerSpec, Prepared, Receipt, TxnError, TxnOptions, WriteTxn};
 
 /// A layer: its tar, and the blob that is transferred.
 #[derive(Clone)]
@@ -136,7 +136,25 @@ impl From<TxnError> for Failure {
 
 /// Pulls these images in one transaction; `None` where the store had all of it.
 pub fn pull(store: &Store, images: &[Image]) -> Result<Option<Receipt>, Failure> {
-    let txn = store.begin(TxnOptions::default())?;
+    pull_with(store, images, TxnOptions::default())
+}
+
+/// The same with these options. Layers that vanish before the commit are staged again.
+pub fn pull_with(store: &Store, images: &[Image], options: TxnOptions) -> Result<Option<Receipt>, Failure> {
+    let mut txn = store.begin(options)?;
+    for _ in 0..4 {
+        stage(&txn, images)?;
+        txn = match txn.prepare()? {
+            Prepared::Ready(prepared) => return prepared.commit().map(Some).map_err(Failure::Commit),
+            Prepared::Nothing => return Ok(None),
+            Prepared::NeedLayers(again, _) => *again,
+        };
+    }
+    panic!("layers vanish again and again")
+}
+
+/// Stages what the store lacks of these images.
+fn stage(txn: &WriteTxn, images: &[Image]) -> Result<(), Failure> {
     let tables = txn.tables()?;
     for image in images {
         let diff_ids: Vec<Digest> = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
@@ -160,9 +178,5 @@ pub fn pull(store: &Store, images: &[Image]) -> Result<Option<Receipt>, Failure>
             created: Some("2026-01-02T03:04:05.678Z".to_owned()),
         })?;
     }
-    match txn.prepare()? {
-        Prepared::Ready(prepared) => prepared.commit().map(Some).map_err(Failure::Commit),
-        Prepared::Nothing => Ok(None),
-        Prepared::NeedLayers(..) => panic!("nobody removes layers here"),
-    }
+    Ok(())
 }

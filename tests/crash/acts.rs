@@ -4,6 +4,7 @@
 //! The model podman edits tables and directories as podman does under its locks, which the dead transaction holds no more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cstor_rs::store::Store;
@@ -26,6 +27,9 @@ const ACTS: &[Act] = &[
     ("removes the images", Podman::remove_images),
     ("removes layers that no image needs", Podman::check_and_repair),
     ("gives the names to another image", Podman::retag),
+    ("removes the images and what of their layers has no children", Podman::remove_images_above_children),
+    ("pulls the same images by another manifest", Podman::pull_other_manifest),
+    ("starts a container", Podman::start_container),
 ];
 
 /// The store, and a template: the same store after the transaction, from which a pull by podman is made.
@@ -42,6 +46,8 @@ struct Made {
     layers: BTreeMap<String, (String, Vec<String>)>,
     /// Images with the names they were given.
     images: BTreeMap<String, BTreeSet<String>>,
+    /// Layers under a container, with the inode number of their contents.
+    used: BTreeMap<String, u64>,
 }
 
 fn load(root: &Path, table: &str) -> Vec<Value> {
@@ -235,6 +241,85 @@ impl Podman {
         self.check_and_repair();
     }
 
+    /// As `podman rmi` does it: a layer with children stays, whatever becomes of the image.
+    fn remove_images_above_children(&mut self) {
+        if !self.exists() {
+            return;
+        }
+        for image in load(&self.root, IMAGES) {
+            let kept: Vec<Value> = load(&self.root, IMAGES).into_iter().filter(|other| id(other) != id(&image)).collect();
+            save(&self.root, IMAGES, &kept);
+            remove(&self.root.join("overlay-images").join(id(&image)));
+            let mut next = image["layer"].as_str().map(str::to_owned);
+            while let Some(layer) = next {
+                let layers = load(&self.root, LAYERS);
+                let child = layers.iter().any(|other| other["parent"].as_str() == Some(&layer));
+                let used = kept.iter().any(|other| other["layer"].as_str() == Some(&layer));
+                if child || used {
+                    break;
+                }
+                next = layers.iter().find(|record| id(record) == layer).and_then(|record| Some(record["parent"].as_str()?.to_owned()));
+                self.drop_layers(|gone| gone == layer);
+            }
+        }
+    }
+
+    /// The config is the same, and so is the image's id; the manifest has other bytes.
+    fn pull_other_manifest(&mut self) {
+        if !self.exists() {
+            return;
+        }
+        self.pull();
+        let mut images = load(&self.root, IMAGES);
+        let ours: BTreeSet<String> = load(&self.template, IMAGES).iter().map(id).collect();
+        for image in images.iter_mut().filter(|image| ours.contains(&id(image))) {
+            let dir = self.root.join("overlay-images").join(id(image));
+            let mut manifest = std::fs::read(dir.join("manifest")).unwrap();
+            let old = format!("manifest-{}", cstor_rs::ids::Digest::of(&manifest));
+            manifest.push(b' ');
+            let digest = cstor_rs::ids::Digest::of(&manifest).to_string();
+            let new = format!("manifest-{digest}");
+            remove(&dir.join(oracle::data_file(&old)));
+            std::fs::write(dir.join(oracle::data_file(&new)), &manifest).unwrap();
+            std::fs::write(dir.join("manifest"), &manifest).unwrap();
+            for key in image["big-data-names"].as_array_mut().unwrap() {
+                if key.as_str() == Some(&old) {
+                    *key = serde_json::json!(new);
+                }
+            }
+            let size = manifest.len();
+            for (table, value) in [("big-data-sizes", serde_json::json!(size)), ("big-data-digests", serde_json::json!(digest))] {
+                image[table].as_object_mut().unwrap().remove(&old);
+                image[table][&new] = value.clone();
+                image[table]["manifest"] = value;
+            }
+        }
+        save(&self.root, IMAGES, &images);
+    }
+
+    /// On the first image there is; its layers are mounted from then on.
+    fn start_container(&mut self) {
+        let images = load(&self.root, IMAGES);
+        let Some(image) = images.first() else { return };
+        let top = image["layer"].as_str().unwrap().to_owned();
+        let layers = load(&self.root, LAYERS);
+        let mut next = Some(top.clone());
+        while let Some(layer) = next {
+            if let Ok(meta) = std::fs::metadata(self.root.join("overlay").join(&layer).join("diff")) {
+                self.made.used.insert(layer.clone(), meta.ino());
+            }
+            next = layers.iter().find(|record| id(record) == layer).and_then(|record| Some(record["parent"].as_str()?.to_owned()));
+        }
+        // The container's own layer is volatile: podman keeps it in another table.
+        let own = "c".repeat(64);
+        let created = "2026-01-02T03:04:05Z";
+        save(&self.root, "overlay-layers/volatile-layers.json", &[serde_json::json!({"id": own, "parent": top, "created": created})]);
+        let container = serde_json::json!({
+            "id": "d".repeat(64), "names": ["keeper"], "image": id(image), "layer": own, "created": created, "flags": {"Volatile": true},
+        });
+        save(&self.root, "overlay-containers/volatile-containers.json", &[container]);
+    }
+
     fn retag(&mut self) {
         let mut images = load(&self.root, IMAGES);
         if !self.exists() || images.is_empty() {
@@ -268,6 +353,7 @@ fn check(root: &Path, podman: &Podman, known: &BTreeSet<PathBuf>, repairs: bool,
         Err(why) => assert!(repairs, "{what}: {why}"),
     }
     let mut left = oracle::leftovers(root, known);
+    left.retain(|path| !path.ends_with("volatile-layers.json"));
     if repairs {
         // Podman does not find the entry of a layer whose `link` is damaged when it removes the layer.
         left.retain(|path| !path.starts_with("overlay/l"));
@@ -278,6 +364,10 @@ fn check(root: &Path, podman: &Podman, known: &BTreeSet<PathBuf>, repairs: bool,
         assert_eq!(std::fs::read_to_string(dir.join("link")).ok().as_ref(), Some(link), "{what}: podman's layer {layer}");
         assert_eq!(&oracle::listing(&dir.join("diff")).unwrap(), files, "{what}: podman's layer {layer}");
         assert!(load(root, LAYERS).iter().any(|record| id(record) == *layer), "{what}: the record of podman's layer {layer}");
+    }
+    for (layer, inode) in &podman.made.used {
+        let seen = std::fs::metadata(root.join("overlay").join(layer).join("diff")).map(|meta| meta.ino()).ok();
+        assert_eq!(seen, Some(*inode), "{what}: the contents of layer {layer}, which a container uses");
     }
     for (image, wanted) in &podman.made.images {
         let images = load(root, IMAGES);

@@ -201,6 +201,17 @@ impl Disk {
         disk
     }
 
+    /// What podman leaves of a layer: its names and its record are on the medium, but no bytes of any file of it.
+    pub fn forget_layer(&mut self, layer: &str) {
+        for (id, path) in self.paths() {
+            if path.to_string_lossy().contains(layer)
+                && let Body::File { safe, .. } = &mut self.inodes[id].body
+            {
+                safe.clear();
+            }
+        }
+    }
+
     fn load(&mut self, path: &Path, seen: &mut BTreeMap<u64, usize>) -> usize {
         let meta = std::fs::symlink_metadata(path).unwrap();
         if !meta.is_dir()

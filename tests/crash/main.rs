@@ -7,6 +7,7 @@
 //! | acts | the same, and podman acts between the crash and the recovery |
 //! | kill | this binary runs itself and is SIGKILLed before the k-th change |
 //! | power | the log of changes on a model disk: what a power cut may leave, and a second one while recovery runs |
+//! | foreign | the same for what podman wrote and never synced, and a transaction builds on |
 //! | sync | each sync taken away on that disk: a test that does not fail then proves nothing |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
@@ -30,6 +31,7 @@ fn main() -> std::process::ExitCode {
     if let Some(code) = kill::child() {
         return code;
     }
+    power::hush_caught_panics();
     let args = Arguments::from_args();
     let mut trials = Vec::new();
     for work in work::ALL {
@@ -52,6 +54,11 @@ fn main() -> std::process::ExitCode {
     let shared = work::Work::named("shared");
     trials.push(Trial::test("acts_recovery::shared", move || {
         acts::between_steps_of_recovery(&shared);
+        Ok(())
+    }));
+    let verified = work::Work::named("verified");
+    trials.push(Trial::test("power_foreign::verified", move || {
+        power::foreign_contents_are_synced(&verified);
         Ok(())
     }));
     libtest_mimic::run(&args, trials).exit_code()

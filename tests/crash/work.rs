@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cstor_rs::fsio::Hook;
 use cstor_rs::ids::LayerId;
 use cstor_rs::store::{Store, StoreOptions};
-use cstor_rs::txn::Receipt;
+use cstor_rs::txn::{Receipt, SyncMode, TxnOptions};
 use serde_json::Value;
 
 use crate::fixture::{self, Failure, Image, app, base, image};
@@ -27,6 +27,9 @@ pub const ALL: &[Work] = &[
     Work { name: "shared", setup: with_old, images: || vec![new_image()] },
     Work { name: "verified", setup: with_unsealed, images: || vec![new_image()] },
     Work { name: "healed", setup: with_damaged, images: || vec![old_image()] },
+    Work { name: "healed_under", setup: with_damaged, images: || vec![new_image()] },
+    Work { name: "lost", setup: with_lost_directory, images: || vec![old_image()] },
+    Work { name: "above", setup: with_old, images: || vec![old_image(), above()] },
     Work { name: "mended", setup: with_broken_structure, images: || vec![old_image()] },
     Work { name: "united", setup: with_other_manifest, images: || vec![old_image()] },
     Work { name: "displaced", setup: with_orphans, images: || vec![new_image()] },
@@ -38,6 +41,11 @@ fn new_image() -> Image {
 
 fn old_image() -> Image {
     image("localhost/app:latest", vec![base(), app("old")])
+}
+
+/// An image that is built on the old one.
+fn above() -> Image {
+    image("localhost/above:1", vec![base(), app("old"), app("above")])
 }
 
 fn three() -> Vec<Image> {
@@ -71,6 +79,11 @@ fn with_unsealed(root: &Path) {
     }
 }
 
+/// The layer that the old image and the new one have in common.
+pub fn shared_layer() -> LayerId {
+    old_layers().remove(0)
+}
+
 fn old_layers() -> Vec<LayerId> {
     let mut list: Vec<LayerId> = Vec::new();
     for layer in old_image().layers {
@@ -84,6 +97,15 @@ fn with_damaged(root: &Path) {
     with_unsealed(root);
     let dir = root.join("root/overlay").join(old_layers()[0].as_str());
     std::fs::File::options().write(true).truncate(true).open(dir.join("diff/bin/tool")).unwrap();
+}
+
+/// The same after a power cut that lost the names of the upper layer's directory and of its link: its record is there.
+fn with_lost_directory(root: &Path) {
+    with_unsealed(root);
+    let overlay = root.join("root/overlay");
+    let dir = overlay.join(old_layers()[1].as_str());
+    std::fs::remove_file(overlay.join("l").join(std::fs::read_to_string(dir.join("link")).unwrap())).unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 /// The same after a power cut that left the small files empty, as ext4, XFS and btrfs do.
@@ -149,13 +171,20 @@ impl Work {
 
     /// Runs the transaction.
     pub fn run(&self, root: &Path, hook: Option<Arc<dyn Hook>>) -> Result<Option<Receipt>, Failure> {
-        fixture::pull(&open(root, hook), &(self.images)())
+        self.run_with(root, hook, SyncMode::default())
+    }
+
+    /// The same, with contents synced in this way.
+    pub fn run_with(&self, root: &Path, hook: Option<Arc<dyn Hook>>, sync: SyncMode) -> Result<Option<Receipt>, Failure> {
+        fixture::pull_with(&open(root, hook), &(self.images)(), TxnOptions { sync, ..TxnOptions::default() })
     }
 }
 
 /// What there is before and after, from a run that nothing interrupts.
 pub struct Expected {
     pub before: Result<Said, String>,
+    /// Of a store that is damaged before: what it is once the damage is healed. Going back may leave it so.
+    pub healed: Option<Said>,
     pub after: Said,
     /// What stands in the store without a record before, and may go on standing there.
     pub known: BTreeSet<PathBuf>,
@@ -167,6 +196,12 @@ impl Expected {
         work.setup(temp.path());
         let root = temp.path().join("root");
         let before = oracle::read(&root);
+        let healed = before.is_err().then(|| {
+            let temp = self::temp();
+            work.setup(temp.path());
+            fixture::pull(&open(temp.path(), None), &[old_image()]).unwrap();
+            oracle::read(&temp.path().join("root")).unwrap()
+        });
         let known = oracle::leftovers(&root, &BTreeSet::new()).into_iter().collect();
         work.run(temp.path(), None).unwrap().expect("the workload changes the store");
         let after = oracle::read(&root).unwrap();
@@ -175,13 +210,16 @@ impl Expected {
         if let Ok(before) = &before {
             assert_ne!(before, &after, "{}", work.name);
         }
-        Self { before, after, known }
+        Self { before, healed, after, known }
     }
 
     /// Whether the store is as before, `Some(true)` as after.
     pub fn place(&self, seen: &Result<Said, String>) -> Option<bool> {
         if seen.as_ref() == Ok(&self.after) {
             return Some(true);
+        }
+        if seen.as_ref().ok().is_some_and(|seen| Some(seen) == self.healed.as_ref()) {
+            return Some(false);
         }
         match (seen, &self.before) {
             (Ok(seen), Ok(before)) => (seen == before).then_some(false),
