@@ -141,8 +141,12 @@ impl Layout {
             overlay,
             layers: sub(&root, "overlay-layers")?,
             images: sub(&root, "overlay-images")?,
-            containers: optional(root.dir("overlay-containers"))?
-                .ok_or_else(|| LayoutError::NoContainers { path: graphroot.to_owned() })?,
+            containers: match optional(root.dir("overlay-containers"))? {
+                Some(containers) => containers,
+                // A store that is being made by another process has it in a moment.
+                None if evidence(&root)?.is_none() => return Err(missing()),
+                None => return Err(LayoutError::NoContainers { path: graphroot.to_owned() }),
+            },
             root,
             runroot: runroot.to_owned(),
         })
@@ -263,23 +267,29 @@ fn check(root: &Dir) -> Result<(), LayoutError> {
 
 /// A store that has lost one of its parts is not an empty one: where a part is missing, none of the others may hold anything.
 fn check_parts(root: &Dir) -> Result<(), LayoutError> {
-    let mut there = Vec::new();
-    let mut missing = None;
-    for part in ["overlay", "overlay-layers", "overlay-images"] {
-        match optional(root.dir(part))? {
-            Some(dir) => there.push((part, dir)),
-            None => missing = Some(part),
-        }
-    }
-    let Some(missing) = missing else { return Ok(()) };
-    let tells = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) || name.ends_with(".tar-split.gz");
-    for (part, dir) in there {
-        if let Some(name) = dir.names()?.into_iter().find(|name| name.to_str().is_some_and(tells)) {
-            let evidence = format!("{part}/{}", name.display());
-            return Err(LayoutError::Partial { path: root.path().to_owned(), missing, evidence });
+    for missing in PARTS {
+        if root.meta(missing)?.is_none() {
+            return match evidence(root)? {
+                Some(evidence) => Err(LayoutError::Partial { path: root.path().to_owned(), missing, evidence }),
+                None => Ok(()),
+            };
         }
     }
     Ok(())
+}
+
+const PARTS: [&str; 3] = ["overlay", "overlay-layers", "overlay-images"];
+
+/// A name in the store that tells of a layer or an image.
+fn evidence(root: &Dir) -> Result<Option<String>, LayoutError> {
+    let tells = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) || name.ends_with(".tar-split.gz");
+    for part in PARTS {
+        let Some(dir) = optional(root.dir(part))? else { continue };
+        if let Some(name) = dir.names()?.into_iter().find(|name| name.to_str().is_some_and(tells)) {
+            return Ok(Some(format!("{part}/{}", name.display())));
+        }
+    }
+    Ok(None)
 }
 
 /// The handles that layer trees are renamed between: all of one mount, whatever podman mounts meanwhile.
