@@ -5,17 +5,16 @@
 //! then fails with EXDEV on one and the same filesystem, so all renames of layer trees go through a [`Route`]:
 //! handles that were all opened through one private clone of the graph root's mount.
 
+mod route;
 mod tables;
+mod tempdir;
 
+pub use route::Route;
 pub use tables::{Tables, TablesError};
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
-
-use crate::fsio::{self, Dir, Meta, Seam, optional};
+use crate::fsio::{self, Dir, Seam, optional};
 use crate::ids::{ImageId, LayerId, TxnId};
 use crate::metadata::{self, Images, Layers, LoadError};
 
@@ -27,6 +26,8 @@ pub const JOURNAL: &str = "journal";
 pub const STAGE: &str = "stage";
 /// Layer trees that no record names any more.
 pub const TRASH: &str = "trash";
+/// Go's temporary directories, in `overlay/` (storage 1.59 and newer).
+pub const TEMPDIRS: &str = "tempdirs";
 /// The table of layers.
 pub const LAYERS_JSON: &str = "layers.json";
 /// The table of images.
@@ -45,6 +46,21 @@ pub fn side_stage_name(txn: &TxnId) -> String {
 /// The transaction whose staging directory this is.
 pub fn parse_side_stage(name: &str) -> Option<TxnId> {
     name.strip_prefix(".cstor-rs-")?.parse().ok()
+}
+
+/// A transaction's directory among Go's temporary ones.
+fn temp_dir_name(txn: &TxnId) -> String {
+    format!("temp-dir-{txn}")
+}
+
+/// The lock that says that the owner of [`temp_dir_name`] lives.
+fn temp_lock_name(txn: &TxnId) -> String {
+    format!("lock-{txn}")
+}
+
+/// The transaction whose temporary directory or lock this is. Go's own end in decimal digits, fewer than ours.
+fn parse_temp(name: &str) -> Option<TxnId> {
+    name.strip_prefix("temp-dir-").or_else(|| name.strip_prefix("lock-"))?.parse().ok()
 }
 
 /// A prepared table that waits for its rename: the marker of a step not yet done.
@@ -88,11 +104,8 @@ pub enum LayoutError {
     MountProgram { path: PathBuf },
     #[error("the store at {} belongs to user {owner}, this process is user {user}; run as user {owner}", path.display())]
     OtherOwner { path: PathBuf, owner: u32, user: u32 },
-    #[error(
-        "overlay/ of the store at {} cannot be reached by rename from the graph root: {why}; \
-         it lies on another filesystem or subvolume, which is not supported yet", path.display()
-    )]
-    NoRoute { path: PathBuf, why: String },
+    #[error("{} is held by other programs again and again; stop what cleans up the store, and try again", path.display())]
+    NoTempDir { path: PathBuf },
     #[error(transparent)]
     Disk(#[from] fsio::Error),
 }
@@ -290,79 +303,4 @@ fn evidence(root: &Dir) -> Result<Option<String>, LayoutError> {
         }
     }
     Ok(None)
-}
-
-/// The handles that layer trees are renamed between: all of one mount, whatever podman mounts meanwhile.
-#[derive(Debug, Clone)]
-pub struct Route {
-    /// `overlay/`.
-    pub overlay: Dir,
-    /// `overlay/l/`.
-    pub links: Dir,
-    /// `cstor-rs/stage/`.
-    pub stage: Dir,
-    /// `cstor-rs/trash/`.
-    pub trash: Dir,
-}
-
-impl Route {
-    /// Opens the handles, through a private clone of the graph root's mount where `overlay/` is a mount point
-    /// of its own. Never mix handles from before and after a bind mount: take all from one route.
-    ///
-    /// # Errors
-    ///
-    /// [`LayoutError::NoRoute`] where `overlay/` lies on another filesystem.
-    pub fn open(layout: &Layout) -> Result<Self, LayoutError> {
-        layout.ensure_own(STAGE)?;
-        layout.ensure_own(TRASH)?;
-        let root = &layout.root;
-        // Opened anew: podman may have mounted since the layout was opened.
-        let outside = root.dir("overlay")?.own_meta()?;
-        let same_mount = matches!((root.own_meta()?.mount, outside.mount), (Some(a), Some(b)) if a == b);
-        let base = if same_mount { root.clone() } else { clone_of(root)? };
-        let overlay = base.dir("overlay")?;
-        let inside = overlay.own_meta()?;
-        if !same_object(&inside, &outside) {
-            let why = "another filesystem is mounted there".to_owned();
-            return Err(LayoutError::NoRoute { path: root.path().to_owned(), why });
-        }
-        let own = base.dir(OWN)?;
-        Ok(Self { links: overlay.dir("l")?, overlay, stage: own.dir(STAGE)?, trash: own.dir(TRASH)? })
-    }
-
-    /// Proves the route: renames an empty directory from `stage/` into `overlay/` and back. Equal device and
-    /// inode numbers prove nothing: a nested btrfs subvolume passes that test and still gives EXDEV. To be
-    /// called under layers.lock, released at once.
-    ///
-    /// # Errors
-    ///
-    /// [`LayoutError::NoRoute`] where the kernel refuses the rename.
-    pub fn prove(&self, txn: &TxnId, graphroot: &Path) -> Result<(), LayoutError> {
-        let (here, there) = (format!("{txn}.probe"), side_stage_name(txn));
-        self.stage.mkdir(&here, 0o700)?;
-        let tried = self.stage.rename(&here, &self.overlay, &there);
-        if tried.is_ok() {
-            self.overlay.rename(&there, &self.stage, &here)?;
-        }
-        self.stage.rmdir(&here)?;
-        tried.map_err(|error| match error.source.raw_os_error() {
-            Some(e) if e == Errno::XDEV.raw_os_error() => LayoutError::NoRoute { path: graphroot.to_owned(), why: error.to_string() },
-            _ => LayoutError::Disk(error),
-        })
-    }
-}
-
-fn same_object(a: &Meta, b: &Meta) -> bool {
-    a.device == b.device && a.inode == b.inode
-}
-
-fn clone_of(root: &Dir) -> Result<Dir, LayoutError> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    match rustix::mount::open_tree(root.as_fd(), "", flags) {
-        Ok(fd) => Ok(Dir::from_fd(fd, root.path(), root.seam().clone())),
-        Err(error) => Err(LayoutError::NoRoute {
-            path: root.path().to_owned(),
-            why: format!("overlay/ is a mount point and open_tree failed: {}", std::io::Error::from(error)),
-        }),
-    }
 }

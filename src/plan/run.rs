@@ -68,7 +68,7 @@ impl<'a> World<'a> {
     ) -> fsio::Result<Self> {
         let side = side_stage_name(txn);
         Ok(Self {
-            stage: optional(route.stage.dir(txn.as_str()))?,
+            stage: route.stage_of(txn)?,
             layer_side: optional(layout.layers.dir(&side))?,
             image_side: optional(layout.images.dir(&side))?,
             layout,
@@ -131,16 +131,13 @@ impl<'a> World<'a> {
             Place::LayerSide => sync_if(self.layer_side.clone()),
             Place::ImageSide => sync_if(self.image_side.clone()),
             Place::StagedImage(id) => sync_if(self.image_stage(id)?),
-            Place::Trash => match optional(self.route.trash.dir(self.txn.as_str()))? {
-                Some(trash) => trash.sync(),
-                None => Ok(()),
-            },
+            Place::Trash => sync_if(self.route.trash_of(self.txn)?),
         }
     }
 
     /// Moves a name into `cstor-rs/trash/<txn>/`.
     pub(super) fn to_trash(&self, from: &Dir, name: &str) -> fsio::Result<()> {
-        let trash = self.route.trash.ensure_dir(self.txn.as_str(), 0o700)?;
+        let trash = self.route.ensure_trash(self.txn)?;
         // One name may be thrown away twice: by the plan, and by recovery taking the plan back.
         let mut free = name.to_owned();
         while trash.meta(&free)?.is_some() {

@@ -1,5 +1,7 @@
 //! The pass over the journal.
 
+use std::collections::BTreeSet;
+
 use rustix::io::Errno;
 use tracing::{info, warn};
 
@@ -80,12 +82,8 @@ pub enum RecoveryError {
 /// Those of the disk.
 pub fn candidates(layout: &Layout) -> Result<bool, RecoveryError> {
     // Staging first: a segment is born before its staging, so a stage without one is dead for certain.
-    for name in ["stage", "trash"] {
-        if let Some(dir) = layout.own(name)?
-            && !dead_names(layout, &dir)?.is_empty()
-        {
-            return Ok(true);
-        }
+    if !dead_among(layout, layout.residents()?)?.is_empty() {
+        return Ok(true);
     }
     let Some(journal) = layout.own(JOURNAL)? else { return Ok(false) };
     let listing = journal::list(&journal)?;
@@ -102,13 +100,12 @@ pub fn candidates(layout: &Layout) -> Result<bool, RecoveryError> {
     Ok(false)
 }
 
-/// The transactions with something in `dir` but no segment.
-fn dead_names(layout: &Layout, dir: &Dir) -> Result<Vec<TxnId>, RecoveryError> {
+/// Those of these transactions that have no segment.
+fn dead_among(layout: &Layout, residents: BTreeSet<TxnId>) -> Result<Vec<TxnId>, RecoveryError> {
+    let journal = layout.own(JOURNAL)?;
     let mut dead = Vec::new();
-    for name in dir.names()? {
-        let Some(text) = name.to_str() else { continue };
-        let Ok(txn) = text.strip_suffix(".probe").unwrap_or(text).parse::<TxnId>() else { continue };
-        let there = match layout.own(JOURNAL)? {
+    for txn in residents {
+        let there = match &journal {
             Some(journal) => journal.meta(SegmentName::of(&txn).file())?.is_some(),
             None => false,
         };
@@ -170,18 +167,17 @@ impl Pass {
                 report.leave_over(txn, &error);
             }
         }
-        for dir in [&route.stage, &route.trash] {
-            match dead_names(layout, dir) {
-                Ok(dead) => {
-                    for txn in dead {
-                        match sweep(layout, route, &txn) {
-                            Ok(()) => report.ended.push((txn, Outcome::CleanedUp)),
-                            Err(error) => report.leave_over(txn, &error.into()),
-                        }
+        let strays = route.residents().map_err(RecoveryError::from).and_then(|all| dead_among(layout, all));
+        match strays {
+            Ok(strays) => {
+                for txn in strays {
+                    match sweep(layout, route, &txn) {
+                        Ok(()) => report.ended.push((txn, Outcome::CleanedUp)),
+                        Err(error) => report.leave_over(txn, &error.into()),
                     }
                 }
-                Err(error) => warn!(error = &error as &dyn std::error::Error, "the staging of dead transactions cannot be listed"),
             }
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "the staging of dead transactions cannot be listed"),
         }
         report
     }
@@ -353,7 +349,8 @@ impl Dead {
 
     fn replay(&mut self, layout: &Layout, route: &Route, locks: &mut StoreWriteGuard) -> Result<Outcome, RecoveryError> {
         let Some(intent) = &self.intent else { return Ok(Outcome::Dropped) };
-        let mut world = World::open(layout, route, self.name.txn(), intent, locks)?;
+        let route = route.for_dead(self.name.txn())?;
+        let mut world = World::open(layout, &route, self.name.txn(), intent, locks)?;
         let signs = read_signs(&mut world)?;
         let (kind, outcome) = match decide(intent, signs) {
             Decision::Back => {

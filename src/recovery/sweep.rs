@@ -41,18 +41,7 @@ fn try_sweep(layout: &Layout, route: &Route, txn: &TxnId) -> fsio::Result<()> {
         route.overlay.remove_tree(&side)?;
         sync_unless_poisoned(&route.overlay)?;
     }
-    for dir in [&route.stage, &route.trash] {
-        let mut changed = false;
-        for name in [txn.to_string(), format!("{txn}.probe")] {
-            if dir.meta(&name)?.is_some() {
-                dir.remove_tree(&name)?;
-                changed = true;
-            }
-        }
-        if changed {
-            sync_unless_poisoned(dir)?;
-        }
-    }
+    route.remove(txn, sync_unless_poisoned)?;
     if seam.poisoned() {
         // Gone from the page cache, but nobody may say that it is gone from the medium: the segment stays.
         let why = std::io::Error::other("an earlier sync failed");

@@ -135,14 +135,14 @@ impl WriteTxn {
         }
     }
 
-    fn stage_dirs(layout: &Layout, options: &TxnOptions, id: &TxnId, route: Route) -> Result<(Route, Dir, Dir, Dir), TxnError> {
+    fn stage_dirs(layout: &Layout, options: &TxnOptions, id: &TxnId, mut route: Route) -> Result<(Route, Dir, Dir, Dir), TxnError> {
         let wait = Wait::new(options.wait, options.interrupt.as_deref());
         let locks = StoreLocks::write_layers(&layout.layers, &wait)?;
-        let proved = route.prove(id, layout.root.path());
+        let proved = route.prove(id);
         drop(locks);
         proved?;
-        let stage = route.stage.mkdir(id.as_str(), 0o700)?;
-        copy_label(&route, id)?;
+        let stage = route.begin(id)?;
+        copy_label(&route, &stage)?;
         let side = side_stage_name(id);
         Ok((route, stage, layout.layers.mkdir(&side, 0o700)?, layout.images.mkdir(&side, 0o700)?))
     }
@@ -196,6 +196,11 @@ impl WriteTxn {
             return Ok(());
         }
         recovery::sweep(&self.layout, &self.route, &self.id).map_err(recovery::RecoveryError::from)?;
+        if self.route.made_tempdirs() {
+            let guard = StoreLocks::write_layers(&self.layout.layers, &self.wait())?;
+            self.route.remove_tempdirs()?;
+            drop(guard);
+        }
         if let Some(journal) = self.layout.own(JOURNAL)? {
             segment.remove(&journal)?;
         }
@@ -256,10 +261,10 @@ fn reliable(wanted: SyncMode, filesystems: &[Dir]) -> Result<SyncMode, TxnError>
 
 /// Gives the staging directory the SELinux label of `overlay/`: files take the type of the directory they are made
 /// in and keep it on rename.
-fn copy_label(route: &Route, id: &TxnId) -> Result<(), LayoutError> {
+fn copy_label(route: &Route, stage: &Dir) -> Result<(), LayoutError> {
     const KEY: &[u8] = b"security.selinux";
     if let Some(label) = route.overlay.xattr("l", KEY)? {
-        route.stage.set_xattr(id.as_str(), KEY, &label)?;
+        stage.set_xattr_self(KEY, &label)?;
     }
     Ok(())
 }
