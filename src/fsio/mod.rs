@@ -14,13 +14,18 @@ mod error;
 mod file;
 mod hook;
 mod ofd;
+mod privilege;
+mod regular;
 mod tree;
+mod walk;
 
 pub use dir::{Dir, Kind, Meta, Mode};
 pub use error::{Error, Result, optional};
 pub use file::File;
 pub use hook::{At, Hook, NoHook, Op};
 pub use ofd::LockOwner;
+pub use privilege::is_initial_root;
+pub use walk::{Purpose, Step, Walk};
 
 use std::io;
 use std::sync::Arc;
