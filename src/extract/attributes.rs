@@ -133,13 +133,18 @@ impl Check<'_> {
         if kind != Kind::Symlink && meta.mode != entry.mode {
             return Ok(Some(format!("has mode {:04o} instead of {:04o}", meta.mode, entry.mode)));
         }
-        lacks(&dir, name, entry.xattrs.iter().filter(|(key, _)| applies(key, self.is_root)))
+        lacks(&dir, name, entry.xattrs.iter().filter(|(key, _)| self.must_be_there(key)))
+    }
+
+    /// Whether an attribute that a layer gives must be on disk: in a user namespace the kernel may have refused it.
+    fn must_be_there(&self, key: &[u8]) -> bool {
+        applies(key, self.is_root) && (self.is_root || key.starts_with(b"user."))
     }
 
     /// Takes note of what a header does to the attributes of an inode that has several names.
     fn share(&mut self, index: u64, entry: &Entry, parent: &Cleaned, name: &OsStr, meta: &Meta) {
         let owner = (entry.uid, entry.gid);
-        let mut given: Vec<_> = entry.xattrs.iter().filter(|(key, _)| applies(key, self.is_root)).cloned().collect();
+        let mut given: Vec<_> = entry.xattrs.iter().filter(|(key, _)| self.must_be_there(key)).cloned().collect();
         if let Some(known) = self.shared.get_mut(&meta.inode) {
             // The change of an owner drops it, as it does while the layer is unpacked.
             known.xattrs.retain(|(key, _)| key != b"security.capability" || known.owner == owner);
@@ -170,7 +175,7 @@ impl Check<'_> {
 /// The first attribute that is not there with its value.
 fn lacks<'a>(dir: &Dir, name: &OsStr, xattrs: impl Iterator<Item = &'a (Vec<u8>, Vec<u8>)>) -> fsio::Result<Option<String>> {
     for (key, value) in xattrs {
-        match dir.xattr(name, key) {
+        match dir.kept_xattr(name, key) {
             Ok(Some(seen)) if seen == *value => {}
             // A namespace that the filesystem or the kernel does not keep.
             Err(error) if error.is(Errno::OPNOTSUPP) => {}

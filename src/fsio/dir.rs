@@ -507,8 +507,20 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// That of lgetxattr(2).
+    /// That of lgetxattr(2), but none where the filesystem keeps no such attributes.
     pub fn xattr(&self, name: impl AsRef<OsStr>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.kept_xattr(name, key) {
+            Err(error) if error.is(rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// As [`Dir::xattr`], and EOPNOTSUPP where the kernel or the filesystem keeps no attributes of this kind.
+    ///
+    /// # Errors
+    ///
+    /// That of lgetxattr(2).
+    pub fn kept_xattr(&self, name: impl AsRef<OsStr>, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let (name, at) = self.name(&name)?;
         let mut value = vec![0u8; 65536];
         match sys::lgetxattr(self.proc_path(name), key, value.as_mut_slice()) {
@@ -516,7 +528,7 @@ impl Dir {
                 value.truncate(len);
                 Ok(Some(value))
             }
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            Err(rustix::io::Errno::NODATA) => Ok(None),
             Err(error) => Err(Error::new("lgetxattr", at, error)),
         }
     }
