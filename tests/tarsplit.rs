@@ -83,10 +83,10 @@ fn read(tar: &[u8], step: usize, way: Way) -> Result<Layer, TarError> {
 /// Rewrites as an extractor does whose disk keeps the last body of each path.
 fn rewritten(first: &[u8], bodies: &[(Vec<u8>, Vec<u8>)], totals: &Totals) -> Vec<u8> {
     let last: HashMap<Vec<u8>, u64> = bodies.iter().enumerate().map(|(n, (name, _))| (cleaned(name), n as u64)).collect();
-    rewrite(first, Vec::new(), &totals.repeated, |number, name| {
+    rewrite(first, Vec::new(), &totals.repeated, |number, wanted| {
         let (known, body) = &bodies[number as usize];
-        assert_eq!(known, name);
-        Ok((last[&cleaned(name)] != number).then_some(body.as_slice()))
+        assert_eq!(known, wanted.name);
+        Ok((last[&cleaned(wanted.name)] != number).then_some(body.as_slice()))
     })
     .unwrap()
 }

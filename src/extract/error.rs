@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::fsio;
-use crate::tarsplit::{SplitError, TarError};
+use crate::tarsplit::{Entry, SplitError, TarError};
 
 /// Why a layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +27,10 @@ pub enum ExtractError {
     Unsupported { what: &'static str },
     #[error("the tar is not valid")]
     Tar(#[source] TarError),
-    #[error("the tar-split cannot be written")]
+    #[error("the tar-split cannot be written and proved")]
     Split(#[from] SplitError),
+    #[error("the layer replaces or removes more than {limit} of its own files; refused: build it without them")]
+    TooManyReplaced { limit: usize },
     #[error("the layer names paths more than once in a way that its exact tar cannot be kept: {why}")]
     Inexact { why: String },
     #[error("{name}: {why}")]
@@ -39,6 +41,17 @@ pub enum ExtractError {
     Disk(#[from] fsio::Error),
     #[error("cancelled")]
     Cancelled,
+}
+
+/// For messages of the tree.
+pub(super) fn entry_error(entry: &Entry, why: impl Into<String>) -> ExtractError {
+    ExtractError::Entry { name: shown(&entry.name), why: why.into() }
+}
+
+/// Puts the member's name to an error of the disk.
+pub(super) fn member(entry: &Entry) -> impl FnOnce(fsio::Error) -> ExtractError + use<> {
+    let name = shown(&entry.name);
+    move |source| ExtractError::Member { name, source }
 }
 
 /// A tar's name made fit for a message: shortened, nothing that moves a cursor.

@@ -9,12 +9,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::ExtractError;
 use super::decompress::{self, Blob, Compression, Limits};
-use super::error::shown;
 use super::spill::Spill;
 use super::tree::Tree;
 use crate::fsio::{Dir, File};
 use crate::ids::Digest;
-use crate::tarsplit::{self, Entry, LayerReader, SplitWriter};
+use crate::tarsplit::{self, Entry, LayerReader, SplitError, SplitWriter};
 
 /// More members than this are refused; a million take some 20 MB to tell duplicates.
 const MAX_MEMBERS: u64 = 10_000_000;
@@ -139,19 +138,23 @@ fn unpack(mut tar: Tar, diff: &Dir, spill: &Dir, side: &Dir, split: &str, option
     drop(out.into_inner().map_err(flushed)?);
     let (diff_id, diff_size) = tar.done();
     let (root_entry, mut spill) = tree.finish();
-    if totals.must_rewrite || !spill.is_empty() {
+    let must_rewrite = totals.must_rewrite || !spill.is_empty();
+    if must_rewrite {
         rewrite(side, split, &totals.repeated, &mut spill)?;
+    }
+    // Also where a link went whose target has the bodies of names that lead through it.
+    if must_rewrite || spill.removed() {
         prove(diff, side, split, &diff_id)?;
     }
-    super::tree::set_directory_times(diff, &side.file(split)?)?;
+    super::times::set_directory_times(diff, &side.file(split)?)?;
     Ok(Unpacked { diff_id, diff_size, uids, gids, members, root_entry })
 }
 
-/// Go's uidset and gidset: every header whose base name does not begin with `.wh.`.
+/// Go's uidset and gidset: every header whose base name does not begin with `.wh.`; a global header counts as 0:0.
 fn counts_owner(entry: &Entry) -> bool {
-    let name = entry.name.strip_suffix(b"/").unwrap_or(&entry.name);
-    let base = name.rsplit(|b| *b == b'/').next().unwrap_or_default();
-    entry.kind != tarsplit::EntryKind::GlobalHeader && !base.starts_with(b".wh.")
+    let end = entry.name.iter().rposition(|b| *b != b'/').map_or(0, |last| last + 1);
+    let base = entry.name.get(..end).unwrap_or_default().rsplit(|b| *b == b'/').next().unwrap_or_default();
+    !base.starts_with(b".wh.")
 }
 
 /// Puts bodies that are no longer on disk into the tar-split itself.
@@ -159,20 +162,27 @@ fn rewrite(side: &Dir, split: &str, repeated: &tarsplit::Repeated, spill: &mut S
     let temp = format!("{split}.rewrite");
     let out = BufWriter::new(side.create(&temp, 0o600)?);
     let old = side.file(split)?;
-    let out = tarsplit::rewrite(BufReader::new(&old), out, repeated, |_, name| spill.earlier(name))
-        .map_err(|error| ExtractError::Inexact { why: error.to_string() })?;
+    let out = tarsplit::rewrite(BufReader::new(&old), out, repeated, |_, wanted| spill.earlier(wanted)).map_err(inexact)?;
     drop(out.into_inner().map_err(|error| ExtractError::Source(error.into_error()))?);
     Ok(side.rename(&temp, side, split)?)
 }
 
 /// Reassembles the tar: names that reach one file by two ways cannot be told apart by their text.
 fn prove(diff: &Dir, side: &Dir, split: &str, diff_id: &Digest) -> Result<(), ExtractError> {
-    let file = side.file(split)?;
-    let seen = super::verify::digest_of(diff, &file).map_err(|error| ExtractError::Inexact { why: error })?;
+    let seen = super::verify::digest_of(diff, &side.file(split)?).map_err(inexact)?;
     if seen != *diff_id {
         return Err(ExtractError::Inexact { why: format!("it would reassemble to {seen}") });
     }
     Ok(())
+}
+
+/// A body that is not where the tar-split has it is the layer's fault; all else is the disk's.
+fn inexact(error: SplitError) -> ExtractError {
+    match super::verify::verdict(error) {
+        Ok(Ok(why)) => ExtractError::Inexact { why },
+        Ok(Err(error)) => ExtractError::Split(error),
+        Err(error) => ExtractError::Disk(error),
+    }
 }
 
 /// The uncompressed tar as the decompressing thread sends it, hashed on the way.
@@ -213,9 +223,4 @@ impl Read for Tar {
         self.at += take;
         Ok(take)
     }
-}
-
-/// For messages of the tree.
-pub(super) fn entry_error(entry: &Entry, why: impl Into<String>) -> ExtractError {
-    ExtractError::Entry { name: shown(&entry.name), why: why.into() }
 }

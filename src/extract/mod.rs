@@ -14,11 +14,15 @@
 //! `trusted.overlay.*` attributes of a layer are not applied: they forge the overlay's own metadata (opaque
 //! directories, redirects) without any whiteout in the tar. Without root the same holds for `user.overlay.*`.
 
+mod attributes;
 mod decompress;
 mod error;
 mod layer;
 mod path;
+mod resolve;
 mod spill;
+mod suspects;
+mod times;
 mod tree;
 mod verify;
 

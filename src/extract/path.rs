@@ -4,22 +4,29 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+/// The longest path that a system call takes, the `/` before it counted: PATH_MAX without its NUL.
+const PATH_BYTES: usize = 4095;
+
 /// A cleaned path: components without `.`, `..` and empty ones. `..` at the root stays at the root, as in a chroot.
+///
+/// It is never longer than a system call takes: Go opens members by their whole path and refuses the rest, and here it
+/// is the bound of all work that is done for one member.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub(super) struct Cleaned(pub Vec<Vec<u8>>);
 
 impl Cleaned {
-    /// Cleans a name lexically, as Go's filepath.Clean does below a root.
-    pub(super) fn of(name: &[u8]) -> Self {
-        let mut parts: Vec<Vec<u8>> = Vec::new();
+    /// Cleans a name lexically, as Go's filepath.Clean does below a root; `None` if what is left is too long.
+    pub(super) fn of(name: &[u8]) -> Option<Self> {
+        let mut parts: Vec<&[u8]> = Vec::new();
         for part in name.split(|b| *b == b'/') {
             match part {
                 b"" | b"." => {}
                 b".." => drop(parts.pop()),
-                _ => parts.push(part.to_vec()),
+                _ => parts.push(part),
             }
         }
-        Self(parts)
+        let bytes: usize = parts.iter().map(|part| part.len() + 1).sum();
+        (bytes <= PATH_BYTES).then(|| Self(parts.into_iter().map(<[u8]>::to_vec).collect()))
     }
 
     /// The parent's path and the last component; `None` for the root.
@@ -33,9 +40,21 @@ impl Cleaned {
         self.0.iter().map(|part| OsStr::from_bytes(part)).collect()
     }
 
-    /// Its length as a path, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.0.iter().map(|part| part.len() + 1).sum()
+    /// The path of its first `len` components.
+    pub(super) fn prefix(&self, len: usize) -> Self {
+        Self(self.0.iter().take(len).cloned().collect())
+    }
+
+    /// Whether a member can have this path; what lies behind links can be deeper.
+    pub(super) fn is_nameable(&self) -> bool {
+        let bytes: usize = self.0.iter().map(|part| part.len() + 1).sum();
+        bytes <= PATH_BYTES
+    }
+
+    /// This path and a name in it.
+    pub(super) fn join(mut self, name: &OsStr) -> Self {
+        self.0.push(name.as_bytes().to_vec());
+        self
     }
 }
 
@@ -58,8 +77,22 @@ impl<'a> Whiteout<'a> {
     }
 }
 
-/// Whether the root itself is meant: `/` is applied, `.` and `./` are skipped (c/storage does the same).
+/// Whether a name that cleans to the root means the root itself.
+///
+/// Go skips what filepath.Clean makes `.` of, such as `./` and `a/..`; `/` and what climbs above the root, such as `..`,
+/// is applied to the root.
 pub(super) fn is_applied_root(name: &[u8]) -> bool {
+    let mut depth = 0usize;
+    for part in name.split(|b| *b == b'/') {
+        depth = match part {
+            b"" | b"." => depth,
+            b".." => match depth.checked_sub(1) {
+                Some(less) => less,
+                None => return true,
+            },
+            _ => depth + 1,
+        };
+    }
     name.first() == Some(&b'/')
 }
 
@@ -79,7 +112,25 @@ mod tests {
             ("/", ""),
             ("a/..", ""),
         ] {
-            assert_eq!(Cleaned::of(name.as_bytes()).path(), PathBuf::from(want), "{name}");
+            assert_eq!(Cleaned::of(name.as_bytes()).map(|cleaned| cleaned.path()), Some(PathBuf::from(want)), "{name}");
+        }
+    }
+
+    #[test]
+    fn paths_longer_than_a_call_takes_are_none() {
+        assert!(Cleaned::of("d/".repeat(2047).as_bytes()).is_some());
+        assert_eq!(Cleaned::of("d/".repeat(2048).as_bytes()), None);
+        assert_eq!(Cleaned::of(&[b'n'; 4095]), None);
+        assert_eq!(Cleaned::of("d/../".repeat(5000).as_bytes()), Some(Cleaned::default()));
+    }
+
+    #[test]
+    fn the_root_is_meant_by_what_climbs_and_by_its_own_name() {
+        for name in ["/", "//", "/.", "..", "../", "../..", "a/../..", "../a/..", "/.."] {
+            assert!(is_applied_root(name.as_bytes()), "{name}");
+        }
+        for name in ["", ".", "./", "a/..", "./a/../."] {
+            assert!(!is_applied_root(name.as_bytes()), "{name}");
         }
     }
 

@@ -1,22 +1,22 @@
 //! Members of a tar, one after the other, into a layer's directory.
 
-use std::ffi::{OsStr, OsString};
-use std::io::{BufReader, Read, Write};
+use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{FileType, Timespec, Timestamps};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::ExtractError;
-use super::error::shown;
-use super::layer::entry_error;
+use super::error::{entry_error, member, shown};
 use super::path::{Cleaned, Whiteout, is_applied_root};
+use super::resolve::{make_in, open_in};
 use super::spill::Spill;
+use super::{ExtractError, times};
 use crate::fsio::{self, Dir, File, Kind, optional};
-use crate::tarsplit::{self, Entry, EntryKind, LayerReader, Time};
+use crate::tarsplit::{Entry, EntryKind, LayerReader};
 
-/// The largest path that one system call takes, less some room.
-const PATH_STEP: usize = 4000;
+const TOO_LONG: &str =
+    "its path, or that of its target, is longer than the 4095 bytes that system calls take; build the layer with shorter paths";
 /// How many opened parents are kept.
 const PARENTS: usize = 8;
 
@@ -32,7 +32,7 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new(root: Dir, spill: Spill) -> Self {
-        Self { root, spill, parents: Vec::new(), root_entry: false, is_root: rustix::process::geteuid().is_root() }
+        Self { root, spill, parents: Vec::new(), root_entry: false, is_root: fsio::is_initial_root() }
     }
 
     pub(super) fn finish(self) -> (bool, Spill) {
@@ -44,45 +44,37 @@ impl Tree {
         if entry.kind == EntryKind::GlobalHeader {
             return Ok(());
         }
-        let cleaned = Cleaned::of(&entry.name);
+        let Some(cleaned) = Cleaned::of(&entry.name) else { return Err(entry_error(entry, TOO_LONG)) };
         let Some((parent_path, name)) = cleaned.split() else {
-            return if is_applied_root(&entry.name) { self.apply_root(entry) } else { Ok(()) };
+            return if is_applied_root(&entry.name) { self.apply_root(entry) } else { self.keep_body(entry, &Cleaned::default(), body) };
         };
         let whiteout = Whiteout::parse(&name);
         let parent = match self.parent(&parent_path) {
             // A whiteout below something that is no directory any more has nothing left to hide.
-            Err(error) if whiteout.is_some() && (error.is(Errno::NOTDIR)) => return self.keep_body(entry, parent_path, &name, body),
+            Err(error) if whiteout.is_some() && (error.is(Errno::NOTDIR)) => return self.keep_body(entry, &parent_path.join(&name), body),
             other => other.map_err(member(entry))?,
         };
         match whiteout {
             Some(Whiteout::Opaque) => {
-                let key: &[u8] = if self.is_root { b"trusted.overlay.opaque" } else { b"user.overlay.opaque" };
-                parent.set_xattr_self(key, b"y").map_err(member(entry))?;
-                self.keep_body(entry, parent_path, &name, body)
+                parent.set_xattr_self(opaque_key(self.is_root), b"y").map_err(member(entry))?;
+                self.keep_body(entry, &parent_path.join(&name), body)
             }
             Some(Whiteout::Of(hidden)) => {
-                self.remove(&parent, &parent_path, hidden).map_err(member(entry))?;
+                self.remove(entry, &parent, &parent_path, hidden)?;
                 parent.mknod(hidden, FileType::CharacterDevice, 0, (0, 0)).map_err(member(entry))?;
                 self.own(&parent, hidden, entry)?;
-                self.keep_body(entry, parent_path, &name, body)
+                self.keep_body(entry, &parent_path.join(&name), body)
             }
             None => self.make(entry, &parent, &parent_path, &name, body),
         }
     }
 
     /// A body without a file on disk must reach the tar-split all the same.
-    fn keep_body<R: Read, W: Write>(
-        &mut self,
-        entry: &Entry,
-        mut path: Cleaned,
-        name: &OsStr,
-        body: &mut LayerReader<R, W>,
-    ) -> Result<(), ExtractError> {
+    fn keep_body<R: Read, W: Write>(&mut self, entry: &Entry, path: &Cleaned, body: &mut LayerReader<R, W>) -> Result<(), ExtractError> {
         if entry.size == 0 {
             return Ok(());
         }
-        path.0.push(name.as_bytes().to_vec());
-        let mut file = self.spill.create(path).map_err(member(entry))?;
+        let mut file = self.spill.create(entry, path)?;
         copy_body(&mut file, entry, body)
     }
 
@@ -95,7 +87,8 @@ impl Tree {
             self.root.chown_self(entry.uid, entry.gid)?;
             self.root.chmod_self(entry.mode)
         };
-        own().map_err(member(entry))
+        own().map_err(member(entry))?;
+        self.xattrs(entry, |key, value| self.root.set_xattr_self(key, value))
     }
 
     fn make<R: Read, W: Write>(
@@ -114,7 +107,7 @@ impl Tree {
             EntryKind::HardLink => self.make_link(entry, parent, parent_path, name),
             EntryKind::Dir => {
                 if parent.meta(name).map_err(member(entry))?.is_none_or(|meta| meta.kind != Kind::Dir) {
-                    self.remove(parent, parent_path, name).map_err(member(entry))?;
+                    self.remove(entry, parent, parent_path, name)?;
                     parent.mkdir(name, entry.mode & 0o777).map_err(member(entry))?;
                 }
                 let dir = parent.dir(name).map_err(member(entry))?;
@@ -127,7 +120,7 @@ impl Tree {
                 self.replacing(entry, parent, parent_path, name, || parent.symlink(&target, name))?;
                 self.own(parent, name, entry)?;
                 self.xattrs(entry, |key, value| parent.set_xattr(name, key, value))?;
-                parent.set_times(name, &times(entry)).map_err(member(entry))
+                parent.set_times(name, &times::of_link(entry)).map_err(member(entry))
             }
             EntryKind::Fifo => self.make_node(entry, parent, parent_path, name, FileType::Fifo),
             EntryKind::Char => self.make_node(entry, parent, parent_path, name, FileType::CharacterDevice),
@@ -147,7 +140,7 @@ impl Tree {
     ) -> Result<T, ExtractError> {
         match make() {
             Err(error) if error.is(Errno::EXIST) => {
-                self.remove(parent, parent_path, name).map_err(member(entry))?;
+                self.remove(entry, parent, parent_path, name)?;
                 make().map_err(member(entry))
             }
             other => other.map_err(member(entry)),
@@ -166,14 +159,14 @@ impl Tree {
         copy_body(&mut file, entry, body)?;
         // Owner before mode: chown clears setuid. Attributes after both: chown clears security.capability.
         match file.chown(entry.uid, entry.gid) {
-            Err(error) if !self.is_root && error.is(Errno::PERM) => {
+            Err(error) if !self.is_root && (error.is(Errno::PERM) || error.is(Errno::INVAL)) => {
                 return Err(entry_error(entry, format!("owner {}:{} is not mapped in this user namespace", entry.uid, entry.gid)));
             }
             other => other.map_err(member(entry))?,
         }
         file.chmod(entry.mode).map_err(member(entry))?;
         self.xattrs(entry, |key, value| file.set_xattr(key, value))?;
-        file.set_times(&times(entry)).map_err(member(entry))
+        file.set_times(&times::of_file(entry)).map_err(member(entry))
     }
 
     fn make_node(&mut self, entry: &Entry, parent: &Dir, parent_path: &Cleaned, name: &OsStr, kind: FileType) -> Result<(), ExtractError> {
@@ -185,28 +178,35 @@ impl Tree {
         self.own(parent, name, entry)?;
         parent.chmod(name, entry.mode).map_err(member(entry))?;
         self.xattrs(entry, |key, value| parent.set_xattr(name, key, value))?;
-        parent.set_times(name, &times(entry)).map_err(member(entry))
+        parent.set_times(name, &times::of_file(entry)).map_err(member(entry))
     }
 
     /// The header's owner, mode and time land on the shared inode, as in Go.
     fn make_link(&mut self, entry: &Entry, parent: &Dir, parent_path: &Cleaned, name: &OsStr) -> Result<(), ExtractError> {
-        let Some((target_path, target)) = Cleaned::of(&entry.link).split() else {
+        let Some(target) = Cleaned::of(&entry.link) else { return Err(entry_error(entry, TOO_LONG)) };
+        let Some((target_path, target)) = target.split() else {
             return Err(entry_error(entry, "a hard link to the root"));
         };
         let missing = || entry_error(entry, format!("hard link to {}, which is not in the layer", shown(&entry.link)));
-        let target_dir = optional(self.open(&target_path)).map_err(member(entry))?.ok_or_else(missing)?;
+        let target_dir = optional(open_in(&self.root, &target_path)).map_err(member(entry))?.ok_or_else(missing)?;
         let meta = target_dir.meta(&target).map_err(member(entry))?.ok_or_else(missing)?;
         self.replacing(entry, parent, parent_path, name, || target_dir.link(&target, parent, name))?;
         self.own(parent, name, entry)?;
-        if meta.kind != Kind::Symlink {
-            parent.chmod(name, entry.mode).map_err(member(entry))?;
-        }
         self.xattrs(entry, |key, value| parent.set_xattr(name, key, value))?;
-        parent.set_times(name, &times(entry)).map_err(member(entry))
+        // Go leaves a link that has a second name its times.
+        if meta.kind == Kind::Symlink {
+            return Ok(());
+        }
+        parent.chmod(name, entry.mode).map_err(member(entry))?;
+        parent.set_times(name, &times::of_file(entry)).map_err(member(entry))
     }
 
+    /// chown(2) drops security.capability even where it changes nothing, and the file of a hard link may have one.
     fn own(&self, parent: &Dir, name: &OsStr, entry: &Entry) -> Result<(), ExtractError> {
-        parent.chown(name, entry.uid, entry.gid).map_err(member(entry))
+        match parent.meta(name).map_err(member(entry))? {
+            Some(meta) if (meta.uid, meta.gid) == (entry.uid, entry.gid) => Ok(()),
+            _ => parent.chown(name, entry.uid, entry.gid).map_err(member(entry)),
+        }
     }
 
     fn xattrs(&self, entry: &Entry, set: impl Fn(&[u8], &[u8]) -> fsio::Result<()>) -> Result<(), ExtractError> {
@@ -224,10 +224,10 @@ impl Tree {
         Ok(())
     }
 
-    fn remove(&mut self, parent: &Dir, parent_path: &Cleaned, name: &OsStr) -> fsio::Result<()> {
+    fn remove(&mut self, entry: &Entry, parent: &Dir, parent_path: &Cleaned, name: &OsStr) -> Result<(), ExtractError> {
         // A directory or link that goes may be on the way to a parent we hold.
         self.parents.clear();
-        self.spill.take(parent, parent_path, name)
+        self.spill.take(entry, parent, parent_path, name)
     }
 
     /// The directory a member lies in, made if missing: mode 0755, owned by root, as Go makes it.
@@ -241,53 +241,14 @@ impl Tree {
             self.parents.insert(0, hit);
             return Ok(dir);
         }
-        let dir = match self.open(path) {
-            Err(error) if error.not_found() => self.make_parents(path)?,
+        let dir = match open_in(&self.root, path) {
+            Err(error) if error.not_found() => make_in(&self.root, path)?,
             other => other?,
         };
         self.parents.insert(0, (path.clone(), dir.clone()));
         self.parents.truncate(PARENTS);
         Ok(dir)
     }
-
-    fn make_parents(&self, path: &Cleaned) -> fsio::Result<Dir> {
-        let mut dir = self.root.clone();
-        let mut here = Cleaned::default();
-        for part in &path.0 {
-            here.0.push(part.clone());
-            dir = match self.open(&here) {
-                Err(error) if error.not_found() => match dir.mkdir(OsStr::from_bytes(part), 0o755) {
-                    // A link that points nowhere stands there: as in Go, an error.
-                    Err(error) if error.is(Errno::EXIST) => return self.open(&here),
-                    made => made?,
-                },
-                other => other?,
-            };
-        }
-        Ok(dir)
-    }
-
-    /// Opens a directory with the layer's root as `/`: links in the path are followed inside it.
-    fn open(&self, path: &Cleaned) -> fsio::Result<Dir> {
-        open_in(&self.root, path)
-    }
-}
-
-/// Opens a directory below `root`, links followed inside it; paths of any length.
-pub(super) fn open_in(root: &Dir, path: &Cleaned) -> fsio::Result<Dir> {
-    if path.0.is_empty() {
-        return Ok(root.clone());
-    }
-    if path.bytes() < PATH_STEP {
-        return root.dir_in_root(&path.path());
-    }
-    // Too long for one call: in steps, in which links are refused, because the root of a step is not the layer's.
-    path.0.iter().try_fold(root.clone(), |dir, part| dir.dir(OsStr::from_bytes(part)))
-}
-
-fn member(entry: &Entry) -> impl FnOnce(fsio::Error) -> ExtractError + use<> {
-    let name = shown(&entry.name);
-    move |source| ExtractError::Member { name, source }
 }
 
 fn copy_body<R: Read, W: Write>(file: &mut File, entry: &Entry, body: &mut LayerReader<R, W>) -> Result<(), ExtractError> {
@@ -300,52 +261,12 @@ fn copy_body<R: Read, W: Write>(file: &mut File, entry: &Entry, body: &mut Layer
     }
 }
 
+/// The attribute that makes a directory opaque: overlay reads the one in a user namespace, the other outside.
+pub(super) fn opaque_key(is_root: bool) -> &'static [u8] {
+    if is_root { b"trusted.overlay.opaque" } else { b"user.overlay.opaque" }
+}
+
 /// Whether an attribute of a layer is set on its file.
 pub(super) fn applies(key: &[u8], is_root: bool) -> bool {
     key != b"security.selinux" && !key.starts_with(b"trusted.overlay.") && (is_root || !key.starts_with(b"user.overlay."))
-}
-
-/// Go's rule: a time before 1970 becomes 1970.
-fn clamp(time: Time) -> Timespec {
-    if time.secs < 0 { Timespec { tv_sec: 0, tv_nsec: 0 } } else { Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() } }
-}
-
-fn times(entry: &Entry) -> Timestamps {
-    // Go: an access time before the modification time is raised to it.
-    let atime = entry.atime.unwrap_or(entry.mtime).max(entry.mtime);
-    Timestamps { last_access: clamp(atime), last_modification: clamp(entry.mtime) }
-}
-
-/// The times of directories, last: everything that was put into them has changed them. A second pass over the tar-split
-/// and not a list, so that memory does not grow with the layer.
-pub(super) fn set_directory_times(root: &Dir, split: &File) -> Result<(), ExtractError> {
-    for entry in tarsplit::headers(BufReader::with_capacity(64 << 10, split)) {
-        let entry = entry?;
-        if entry.kind != EntryKind::Dir {
-            continue;
-        }
-        let cleaned = Cleaned::of(&entry.name);
-        if cleaned.0.is_empty() && !is_applied_root(&entry.name) {
-            continue;
-        }
-        if Whiteout::parse(cleaned.0.last().map_or(OsStr::new(""), |name| OsStr::from_bytes(name))).is_some() {
-            continue;
-        }
-        let atime = entry.atime.unwrap_or_default();
-        let stamps = Timestamps { last_access: clamp(atime), last_modification: clamp(entry.mtime) };
-        let Some(dir) = directory(root, &cleaned).map_err(member(&entry))? else { continue };
-        dir.set_times_self(&stamps).map_err(member(&entry))?;
-    }
-    Ok(())
-}
-
-/// The directory at a path, if there is one there now; its last component is not followed.
-fn directory(root: &Dir, path: &Cleaned) -> fsio::Result<Option<Dir>> {
-    let Some((parent, name)): Option<(Cleaned, OsString)> = path.clone().split() else { return Ok(Some(root.clone())) };
-    let gone = |error: &fsio::Error| error.not_found() || error.is(Errno::NOTDIR) || error.is(Errno::LOOP);
-    match open_in(root, &parent).and_then(|dir| dir.dir(&name)) {
-        Ok(dir) => Ok(Some(dir)),
-        Err(error) if gone(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -124,12 +124,17 @@ impl Dir {
         At { dir: &self.path, name: Path::new("") }
     }
 
+    /// An error of a call on this directory.
+    pub(super) fn error(&self, call: &'static str, source: impl Into<io::Error>) -> Error {
+        Error::new(call, self.here(), source)
+    }
+
     fn at<'a>(&'a self, name: &'a OsStr) -> At<'a> {
         At { dir: &self.path, name: Path::new(name) }
     }
 
     /// Refuses what is not one plain name, so that no verb can leave its directory.
-    fn name<'a>(&'a self, name: &'a (impl AsRef<OsStr> + ?Sized)) -> Result<(&'a OsStr, At<'a>)> {
+    pub(super) fn name<'a>(&'a self, name: &'a (impl AsRef<OsStr> + ?Sized)) -> Result<(&'a OsStr, At<'a>)> {
         let name = name.as_ref();
         let at = self.at(name);
         let bytes = name.as_bytes();
@@ -190,6 +195,20 @@ impl Dir {
         Ok(Self { fd: Arc::new(fd), path: at.path().into(), seam: self.seam.clone() })
     }
 
+    /// The directory that this one lies in, on the same mount.
+    pub(super) fn up(&self) -> Result<Self> {
+        let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        let fd = self.openat2(Path::new(".."), OPEN_DIR, resolve).map_err(|e| self.error("openat2", e))?;
+        Ok(Self { fd: Arc::new(fd), path: self.path.parent().unwrap_or(&self.path).into(), seam: self.seam.clone() })
+    }
+
+    /// This directory opened once more, with a reading position of its own.
+    pub(super) fn again(&self) -> Result<Self> {
+        let fd =
+            rustix::io::retry_on_intr(|| sys::openat(&*self.fd, ".", OPEN_DIR, sys::Mode::empty())).map_err(|e| self.error("open", e))?;
+        Ok(Self { fd: Arc::new(fd), path: self.path.clone(), seam: self.seam.clone() })
+    }
+
     /// Makes a directory with exactly this mode and opens it.
     ///
     /// # Errors
@@ -245,61 +264,9 @@ impl Dir {
         Ok(File::new(fd, self.path.clone(), at.name, self.seam.clone()))
     }
 
-    fn open_with(&self, name: &OsStr, flags: OFlags) -> Result<File> {
-        let (name, at) = self.name(name)?;
-        // O_NONBLOCK: a FIFO planted under this name must not hang us; it has no effect on regular files.
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd =
-            rustix::io::retry_on_intr(|| sys::openat(&*self.fd, name, flags, sys::Mode::empty())).map_err(|e| Error::new("open", at, e))?;
-        let stat = sys::fstat(&fd).map_err(|e| Error::new("fstat", at, e))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Error::new("open", at, io::Error::new(io::ErrorKind::InvalidData, "not a regular file")));
-        }
-        Ok(File::new(fd, self.path.clone(), at.name, self.seam.clone()))
-    }
-
-    /// Opens a regular file for reading; a link, device or fifo is refused and never waited for.
-    ///
-    /// # Errors
-    ///
-    /// That of openat(2); `InvalidData` for what is not a regular file.
-    pub fn file(&self, name: impl AsRef<OsStr>) -> Result<File> {
-        self.open_with(name.as_ref(), OFlags::RDONLY)
-    }
-
-    /// Opens a regular file for reading and writing.
-    ///
-    /// # Errors
-    ///
-    /// As [`Dir::file`].
-    pub fn file_rw(&self, name: impl AsRef<OsStr>) -> Result<File> {
-        self.open_with(name.as_ref(), OFlags::RDWR)
-    }
-
-    /// Opens a regular file for reading and writing, made with this mode if it is missing.
-    ///
-    /// # Errors
-    ///
-    /// As [`Dir::file`] and [`Dir::create`].
-    pub fn file_or_create(&self, name: impl AsRef<OsStr>, bits: Mode) -> Result<File> {
-        loop {
-            if let Some(file) = optional(self.file_rw(&name))? {
-                return Ok(file);
-            }
-            match self.create(&name, bits) {
-                Err(error) if error.is(rustix::io::Errno::EXIST) => {}
-                other => return other,
-            }
-        }
-    }
-
-    /// Reads a whole regular file of at most `limit` bytes.
-    ///
-    /// # Errors
-    ///
-    /// As [`Dir::file`] and [`File::read_all`].
-    pub fn read(&self, name: impl AsRef<OsStr>, limit: u64) -> Result<Vec<u8>> {
-        self.file(name)?.read_all(limit)
+    /// A regular file of this directory whose descriptor was got elsewhere.
+    pub(super) fn file_of(&self, fd: OwnedFd, at: At<'_>) -> File {
+        File::new(fd, self.path.clone(), at.name, self.seam.clone())
     }
 
     /// The text of a symbolic link.
@@ -540,8 +507,20 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// That of lgetxattr(2).
+    /// That of lgetxattr(2), but none where the filesystem keeps no such attributes.
     pub fn xattr(&self, name: impl AsRef<OsStr>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.kept_xattr(name, key) {
+            Err(error) if error.is(rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// As [`Dir::xattr`], and EOPNOTSUPP where the kernel or the filesystem keeps no attributes of this kind.
+    ///
+    /// # Errors
+    ///
+    /// That of lgetxattr(2).
+    pub fn kept_xattr(&self, name: impl AsRef<OsStr>, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let (name, at) = self.name(&name)?;
         let mut value = vec![0u8; 65536];
         match sys::lgetxattr(self.proc_path(name), key, value.as_mut_slice()) {
@@ -549,8 +528,25 @@ impl Dir {
                 value.truncate(len);
                 Ok(Some(value))
             }
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            Err(rustix::io::Errno::NODATA) => Ok(None),
             Err(error) => Err(Error::new("lgetxattr", at, error)),
+        }
+    }
+
+    /// An extended attribute of this directory, or `None` where it has none of this name.
+    ///
+    /// # Errors
+    ///
+    /// That of fgetxattr(2).
+    pub fn xattr_self(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut value = vec![0u8; 65536];
+        match sys::fgetxattr(&*self.fd, key, value.as_mut_slice()) {
+            Ok(len) => {
+                value.truncate(len);
+                Ok(Some(value))
+            }
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(self.error("fgetxattr", error)),
         }
     }
 

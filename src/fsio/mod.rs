@@ -15,13 +15,18 @@ mod file;
 mod filesystem;
 mod hook;
 mod ofd;
+mod privilege;
+mod regular;
 mod tree;
+mod walk;
 
 pub use dir::{Dir, Kind, Meta, Mode};
 pub use error::{Error, Result, optional};
 pub use file::File;
 pub use hook::{At, Hook, NoHook, Op};
 pub use ofd::LockOwner;
+pub use privilege::is_initial_root;
+pub use walk::{Purpose, Step, Walk};
 
 use std::io;
 use std::sync::Arc;

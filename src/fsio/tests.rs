@@ -73,6 +73,19 @@ fn a_fifo_or_a_link_is_no_file() {
 }
 
 #[test]
+fn a_device_is_not_opened_to_find_out_that_it_is_one() {
+    let (_temp, dir) = dir(Arc::default());
+    // No driver has this number: open(2) would answer ENXIO.
+    match dir.mknod("device", rustix::fs::FileType::CharacterDevice, 0o600, (4000, 4000)) {
+        Ok(()) => {}
+        Err(error) => return println!("skipped: {error}: {}", error.source),
+    }
+    for opened in [dir.file("device"), dir.file_rw("device")] {
+        assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}
+
+#[test]
 fn remove_tree_takes_links_away_and_not_their_targets() {
     let (temp, dir) = dir(Arc::default());
     let keep = tempfile::tempdir().unwrap();

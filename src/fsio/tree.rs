@@ -1,10 +1,9 @@
-//! Removing whole trees, without ever leaving them.
+//! Removing and syncing whole trees, without ever leaving them.
 
 use std::ffi::OsStr;
 
-use rustix::io::Errno;
-
-use super::{Dir, Kind, Result};
+use super::walk::{Purpose, Step, Walk};
+use super::{Dir, Kind, Result, optional};
 
 impl Dir {
     /// Removes a name with everything below it. Missing is done.
@@ -22,54 +21,32 @@ impl Dir {
             Some(meta) if meta.kind != Kind::Dir => return self.unlink(name),
             Some(_) => {}
         }
-        // An explicit stack: the depth of a hostile tree must not be ours. Only the handles on the path to the
-        // current directory are open, and of a path deeper than that only names are kept.
-        let mut stack = vec![Frame::open(self, name)?];
-        while let Some(frame) = stack.last_mut() {
-            match frame.todo.pop() {
-                Some((child, Kind::Dir)) => {
-                    let next = Frame::open(&frame.dir, &child)?;
-                    stack.push(next);
-                }
-                Some((child, _)) => match frame.dir.unlink(&child) {
-                    Err(error) if !error.not_found() => return Err(error),
-                    _ => {}
-                },
-                None => {
-                    let Some(done) = stack.pop() else { break };
-                    let parent = stack.last().map_or(self, |f| &f.dir);
-                    match parent.rmdir(&done.name) {
-                        Err(error) if !error.not_found() => return Err(error),
-                        _ => {}
-                    }
-                }
-            }
+        let mut walk = Walk::new(self, name, Purpose::Empty)?;
+        while let Some(step) = walk.next()? {
+            optional(match step {
+                Step::Leaf { dir, name, .. } => dir.unlink(&name),
+                Step::Leave { place: Some((parent, name)), .. } => parent.rmdir(&name),
+                Step::Leave { place: None, .. } | Step::Enter { .. } => Ok(()),
+            })?;
         }
         Ok(())
     }
-}
 
-struct Frame {
-    dir: Dir,
-    name: std::ffi::OsString,
-    todo: Vec<(std::ffi::OsString, Kind)>,
-}
-
-impl Frame {
-    fn open(parent: &Dir, name: &OsStr) -> Result<Self> {
-        let dir = match parent.dir_same_mount(name) {
-            // A mode without r or x stops everybody but root: rootless users own the tree, so open it up.
-            Err(error) if error.is(Errno::ACCESS) => {
-                parent.chmod(name, 0o700)?;
-                parent.dir_same_mount(name)?
+    /// fsync of every regular file and every directory of this tree, each directory after what is in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of openat2(2), fsync(2) and getdents64(2); a failed sync poisons the seam.
+    pub fn sync_tree(&self) -> Result<()> {
+        let mut walk = Walk::of(self, Purpose::Keep)?;
+        while let Some(step) = walk.next()? {
+            match step {
+                // fsync and not fdatasync: owner, mode and times of the files are part of a layer.
+                Step::Leaf { dir, name, kind: Kind::File } => dir.file(&name)?.sync_all()?,
+                Step::Leave { dir, .. } => dir.sync()?,
+                Step::Leaf { .. } | Step::Enter { .. } => {}
             }
-            other => other?,
-        };
-        let meta = dir.own_meta()?;
-        if meta.mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root() {
-            dir.chmod_self(0o700)?;
         }
-        let todo = dir.entries()?;
-        Ok(Self { dir, name: name.to_owned(), todo })
+        Ok(())
     }
 }

@@ -39,11 +39,15 @@ pub fn reassemble<B: Read>(split: impl Read, mut open: impl FnMut(&[u8]) -> io::
     Ok(written)
 }
 
-/// The body that a File entry stands for.
-pub(super) struct Recorded<'a> {
-    pub(super) name: &'a [u8],
-    pub(super) size: u64,
-    pub(super) crc: u64,
+/// The body that a File entry of a tar-split stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded<'a> {
+    /// The member's name as in the tar.
+    pub name: &'a [u8],
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its CRC.
+    pub crc: u64,
 }
 
 /// Gives `body` piece by piece to `out` and fails unless it is the recorded one.

@@ -4,19 +4,24 @@ use std::io::Read;
 
 use super::frame::{Framer, Want};
 use super::header::BLOCK;
-use super::names::Names;
+use super::names::{Names, Repeated};
 use super::{Entry, SplitEntry, SplitError, SplitReader};
 
 /// The members of the tar that `split` describes, as [`super::LayerReader::next`] gave them.
 pub fn headers<R: Read>(split: R) -> Headers<R> {
-    Headers { split: SplitReader::new(split), framer: Framer::new(), names: Names::new(), segment: Vec::new(), used: 0, done: false }
+    Headers { names: Some(Names::new()), ..plain_headers(split) }
+}
+
+/// As [`headers`], but no member is marked as a duplicate: so nothing is kept of the members that have passed.
+pub fn plain_headers<R: Read>(split: R) -> Headers<R> {
+    Headers { split: SplitReader::new(split), framer: Framer::new(), names: None, segment: Vec::new(), used: 0, done: false }
 }
 
 /// An iterator over the members of a tar-split; it ends after the first error.
 pub struct Headers<R> {
     split: SplitReader<R>,
     framer: Framer,
-    names: Names,
+    names: Option<Names>,
     segment: Vec<u8>,
     /// Bytes of the segment that the framer has had.
     used: usize,
@@ -37,6 +42,11 @@ impl<R: Read> Iterator for Headers<R> {
 }
 
 impl<R: Read> Headers<R> {
+    /// The paths that the members so far name more than once; none for [`plain_headers`].
+    pub fn into_repeated(self) -> Repeated {
+        self.names.unwrap_or_else(Names::new).into_repeated()
+    }
+
     fn step(&mut self) -> Result<Option<Entry>, SplitError> {
         loop {
             let len = match self.framer.want() {
@@ -50,7 +60,7 @@ impl<R: Read> Headers<R> {
             };
             let Some(bytes) = self.gather(len)? else { continue };
             if let Some(mut entry) = self.framer.give(&bytes)? {
-                entry.duplicate = self.names.insert(&entry.name);
+                entry.duplicate = self.names.as_mut().is_some_and(|names| names.insert(&entry.name));
                 return Ok(Some(entry));
             }
         }

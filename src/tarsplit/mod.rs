@@ -26,12 +26,12 @@ mod reader;
 mod rewrite;
 mod writer;
 
-pub use assemble::reassemble;
+pub use assemble::{Recorded, reassemble};
 pub use crc::Crc64;
 pub use entry::{Entry, EntryKind, Time};
 pub use error::{SplitError, TarError};
 pub use frame::EXTENSIONS_MAX;
-pub use headers::{Headers, headers};
+pub use headers::{Headers, headers, plain_headers};
 pub use layer::{LayerReader, Totals};
 pub use names::Repeated;
 pub use reader::{LINE_MAX, SplitEntry, SplitReader};

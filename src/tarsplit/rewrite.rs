@@ -9,7 +9,7 @@ use super::{Repeated, SplitEntry, SplitError, SplitReader, SplitWriter};
 
 /// Copies the tar-split that [`super::LayerReader`] wrote, putting bodies that are no longer on disk into segments.
 ///
-/// `earlier` is asked for every body, by its number ([`super::LayerReader::body_number`]) and name, and answers
+/// `earlier` is asked for every body, by its number ([`super::LayerReader::body_number`]) and record, and answers
 /// with the body if a later member replaced or removed the file, with `None` if the file is there. At most one
 /// body of each path may be left to the disk. File entries of repeated names without a body are dropped.
 /// Returns the writer below, not synced.
@@ -21,7 +21,7 @@ pub fn rewrite<W: Write, B: Read>(
     old: impl Read,
     new: W,
     repeated: &Repeated,
-    mut earlier: impl FnMut(u64, &[u8]) -> io::Result<Option<B>>,
+    mut earlier: impl FnMut(u64, &Recorded<'_>) -> io::Result<Option<B>>,
 ) -> Result<W, SplitError> {
     let mut entries = SplitReader::new(old);
     let mut split = SplitWriter::new(new);
@@ -36,9 +36,9 @@ pub fn rewrite<W: Write, B: Read>(
                 }
             }
             SplitEntry::File { name, size, crc } => {
-                match earlier(number, &name).map_err(|source| SplitError::Open { name: shown(&name), source })? {
+                let wanted = Recorded { name: &name, size, crc };
+                match earlier(number, &wanted).map_err(|source| SplitError::Open { name: shown(&name), source })? {
                     Some(body) => {
-                        let wanted = Recorded { name: &name, size, crc };
                         copy_verified(body, &wanted, &mut buffer, |bytes| split.segment(bytes).map_err(write_error))?;
                     }
                     None => split.file(&name, size, crc).map_err(write_error)?,

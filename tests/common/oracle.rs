@@ -114,12 +114,25 @@ pub fn reassembled(split: &Path, diff: &Path) -> Result<String, String> {
     Ok(format!("sha256:{}", hex(&hash.finalize())))
 }
 
-/// Every object below `dir`, one line each: path, mode, owner, mtime, kind, size or target, sha256 of the contents.
+/// Every object below `dir`, one line each: path, mode, owner, mtime, kind, size or target, sha256 of the contents, attributes.
 pub fn listing(dir: &Path) -> Result<Vec<String>, String> {
-    let mut lines = Vec::new();
-    walk(dir, Path::new("."), &mut lines).map_err(|error| format!("{}: {error}", dir.display()))?;
-    lines.sort();
-    Ok(lines)
+    exact_listing(dir, &BTreeSet::new())
+}
+
+/// As [`listing`], with the times of change and access to the nanosecond for the paths in `timed`, which are relative to `dir`.
+pub fn exact_listing(dir: &Path, timed: &BTreeSet<PathBuf>) -> Result<Vec<String>, String> {
+    let mut look = Look { top: dir, timed, times: BTreeMap::new(), lines: Vec::new() };
+    look.walk(Path::new(".")).map_err(|error| format!("{}: {error}", dir.display()))?;
+    look.lines.sort();
+    Ok(look.lines)
+}
+
+struct Look<'a> {
+    top: &'a Path,
+    timed: &'a BTreeSet<PathBuf>,
+    /// By inode, as they were first seen: reading the contents changes the access time.
+    times: BTreeMap<u64, String>,
+    lines: Vec<String>,
 }
 
 fn xattrs(path: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
@@ -137,37 +150,53 @@ fn xattrs(path: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
     Ok(all)
 }
 
-fn walk(top: &Path, at: &Path, lines: &mut Vec<String>) -> std::io::Result<()> {
-    let path = top.join(at);
-    let meta = std::fs::symlink_metadata(&path)?;
-    let kind = meta.file_type();
-    let what = if kind.is_symlink() {
-        format!("link to {}", std::fs::read_link(&path)?.display())
-    } else if kind.is_file() {
-        format!("file {} {}", meta.len(), sha256(&std::fs::read(&path)?))
-    } else if kind.is_dir() {
-        "dir".to_owned()
-    } else if kind.is_fifo() {
-        "fifo".to_owned()
-    } else {
-        format!("device {}", meta.rdev())
-    };
-    let mode = if kind.is_symlink() { 0 } else { meta.mode() & 0o7777 };
-    // What no tar entry gave a time has the time of its making; the fixtures' times are whole seconds.
-    let time = if meta.mtime_nsec() == 0 { meta.mtime().to_string() } else { "now".to_owned() };
-    let mut line = format!("{} {mode:o} {}:{} {time} {what}", at.display(), meta.uid(), meta.gid());
-    if kind.is_file() || kind.is_dir() {
+impl Look<'_> {
+    fn time(&mut self, at: &Path, meta: &std::fs::Metadata) -> String {
+        // Directories are listed and links followed after unpacking: an access in the last hour is one of those.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
+        let access = match meta.atime() {
+            _ if meta.is_dir() => String::new(),
+            at if (at - now).abs() < 3600 => " now".to_owned(),
+            at => format!(" {at}.{:09}", meta.atime_nsec()),
+        };
+        let exact = format!("{}.{:09}{access}", meta.mtime(), meta.mtime_nsec());
+        let first = self.times.entry(meta.ino()).or_insert(exact).clone();
+        if self.timed.contains(at.strip_prefix(".").unwrap_or(at)) {
+            return first;
+        }
+        // What no tar entry gave a time has the time of its making; the fixtures' times are whole seconds.
+        if meta.mtime_nsec() == 0 { meta.mtime().to_string() } else { "now".to_owned() }
+    }
+
+    fn walk(&mut self, at: &Path) -> std::io::Result<()> {
+        let path = self.top.join(at);
+        let meta = std::fs::symlink_metadata(&path)?;
+        let time = self.time(at, &meta);
+        let kind = meta.file_type();
+        let what = if kind.is_symlink() {
+            format!("link to {}", std::fs::read_link(&path)?.display())
+        } else if kind.is_file() {
+            format!("file {} {}", meta.len(), sha256(&std::fs::read(&path)?))
+        } else if kind.is_dir() {
+            "dir".to_owned()
+        } else if kind.is_fifo() {
+            "fifo".to_owned()
+        } else {
+            format!("device {}", meta.rdev())
+        };
+        let mode = if kind.is_symlink() { 0 } else { meta.mode() & 0o7777 };
+        let mut line = format!("{} {mode:o} {}:{} {time} {what}", at.display(), meta.uid(), meta.gid());
         for (name, value) in xattrs(&path)? {
             write!(line, " {name}={}", hex(&value)).unwrap();
         }
-    }
-    lines.push(line);
-    if kind.is_dir() {
-        for entry in std::fs::read_dir(&path)? {
-            walk(top, &at.join(entry?.file_name()), lines)?;
+        self.lines.push(line);
+        if kind.is_dir() {
+            for entry in std::fs::read_dir(&path)? {
+                self.walk(&at.join(entry?.file_name()))?;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The file that a big data key lies in: the key itself if it is plain, else `=` and its base64.

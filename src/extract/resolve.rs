@@ -1,0 +1,40 @@
+//! From a member's path to the directory it lies in, confined to the layer's root.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::io::Errno;
+
+use super::path::Cleaned;
+use crate::fsio::{self, Dir};
+
+/// Opens a directory below `root`, links followed with the layer's root as `/`.
+pub(super) fn open_in(root: &Dir, path: &Cleaned) -> fsio::Result<Dir> {
+    if path.0.is_empty() { Ok(root.clone()) } else { root.dir_in_root(&path.path()) }
+}
+
+/// Opens a directory below `root` and makes what is missing of it: mode 0755, owned by root, as Go makes it.
+pub(super) fn make_in(root: &Dir, path: &Cleaned) -> fsio::Result<Dir> {
+    let mut dir = root.clone();
+    for (depth, part) in path.0.iter().enumerate() {
+        let name = OsStr::from_bytes(part);
+        dir = match dir.dir(name) {
+            Err(error) if error.not_found() => make(&dir, name)?,
+            // A link: where it leads is said by the layer's root only. One that leads nowhere is an error, as in Go.
+            Err(error) if error.is(Errno::LOOP) || error.is(Errno::NOTDIR) => open_in(root, &path.prefix(depth + 1))?,
+            other => other?,
+        };
+    }
+    Ok(dir)
+}
+
+/// mkdir(2) hands the setgid bit and the group of a setgid directory down. Go changes the owner and leaves the bit.
+fn make(parent: &Dir, name: &OsStr) -> fsio::Result<Dir> {
+    const SETGID: u32 = 0o2000;
+    let inherited = parent.own_meta()?.mode & SETGID;
+    let dir = parent.mkdir(name, 0o755 | inherited)?;
+    if inherited != 0 {
+        dir.chown_self(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())?;
+    }
+    Ok(dir)
+}
