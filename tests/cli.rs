@@ -118,6 +118,37 @@ fn atomic_is_all_or_none_in_one_transaction() {
     assert_eq!(objects[0]["layers_fetched"], 3, "the shared layer once");
 }
 
+/// A record that breaks `podman images` is mended by the next pull, whatever stands in the files.
+#[test]
+fn a_pull_mends_a_damaged_record() {
+    let world = World::new();
+    world.push("one");
+    assert!(world.pull(&["--quiet"], &["one"]).status.success());
+    let table = world.root().join("overlay-images/images.json");
+    let good: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
+    type Damage = fn(&mut serde_json::Map<String, Value>);
+    let damages: &[(&str, Damage)] = &[
+        ("metadata that is not JSON", |image| drop(image.insert("metadata".into(), "x".into()))),
+        ("no big-data-names", |image| drop(image.remove("big-data-names"))),
+        ("no big-data-sizes", |image| drop(image.remove("big-data-sizes"))),
+        ("no big-data-digests", |image| drop(image.remove("big-data-digests"))),
+        ("a wrong size", |image| image["big-data-sizes"]["manifest"] = 7.into()),
+    ];
+    for (what, damage) in damages {
+        let mut bad = good.clone();
+        damage(bad[0].as_object_mut().unwrap());
+        fs::write(&table, serde_json::to_vec(&bad).unwrap()).unwrap();
+        let output = world.pull(&["--json"], &["one"]);
+        assert!(output.status.success(), "{what}: {}", said(&output));
+        let pulled: Value = serde_json::from_str(&lines(&output)[0]).unwrap();
+        assert!(pulled["transaction"].is_string(), "{what}: {pulled}");
+        let mended: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
+        assert_eq!(mended, good, "{what}");
+        let again: Value = serde_json::from_str(&lines(&world.pull(&["--json"], &["one"]))[0]).unwrap();
+        assert!(again["transaction"].is_null(), "{what}: the second pull has nothing to do");
+    }
+}
+
 #[test]
 fn digests_are_written_to_the_file() {
     let world = World::new();

@@ -4,17 +4,20 @@ use super::PullError;
 use super::find::Found;
 use crate::ids::{Digest, ImageId, LayerId};
 use crate::layout::Layout;
-use crate::metadata::big_data_file;
+use crate::metadata::{Images, big_data_file};
 use crate::overlay::Ancestry;
+use crate::plan::{ImagePut, NameClaim, PlanError, put_images};
 use crate::read::Snapshot;
 use crate::txn::{ImageSpec, Inspection, TxnError, inspect};
 
-/// Whether the store has every image under its name, with these very documents, over sealed layers.
+/// Whether the store has every image under its name, with these very records and documents, over sealed layers.
 pub(super) fn all_there(layout: &Layout, snapshot: &Snapshot, found: &[Found]) -> Result<bool, PullError> {
+    if !records_there(&snapshot.tables().images, found)? {
+        return Ok(false);
+    }
     for one in found {
         let Some(image) = snapshot.image(&one.id) else { return Ok(false) };
-        let named = one.spec.names.iter().all(|name| snapshot.image_by_name(name).is_some_and(|holder| holder.id() == Some(&one.id)));
-        if !named || !documents_there(layout, &one.id, &one.spec)? {
+        if !documents_there(layout, &one.id, &one.spec)? {
             return Ok(false);
         }
         let (mut parent, mut ancestry) = (None::<LayerId>, Ancestry::default());
@@ -57,18 +60,36 @@ fn sealed(
     Ok(matches!(inspect(layout, snapshot.tables(), id, diff_id, ancestry)?, Inspection::Sealed { .. }))
 }
 
-fn documents_there(layout: &Layout, id: &ImageId, spec: &ImageSpec) -> Result<bool, PullError> {
-    let mut want = vec![(Digest::of(&spec.config).to_string(), &spec.config), ("manifest".to_owned(), &spec.manifest)];
-    want.push((format!("manifest-{}", Digest::of(&spec.manifest)), &spec.manifest));
-    if let Some(index) = &spec.index {
-        want.push((format!("manifest-{}", Digest::of(index)), index));
+/// Whether images.json would stay as it is, byte for byte, if the transaction put its records into it.
+fn records_there(images: &Images, found: &[Found]) -> Result<bool, PullError> {
+    let mut wanted = Images::default();
+    for one in found {
+        wanted.unite(&one.spec.record()?).map_err(TxnError::from)?;
     }
+    let claim = |name: &String| NameClaim { from: images.by_name(name).and_then(|holder| holder.id().cloned()), name: name.clone() };
+    let puts: Vec<ImagePut> = wanted
+        .iter()
+        .filter_map(|image| {
+            let names = image.names().iter().map(claim).collect();
+            Some(ImagePut { id: image.id()?.clone(), record: image.json().to_owned(), names, chain: vec![], data: vec![] })
+        })
+        .collect();
+    let mut after = images.clone();
+    match put_images(&mut after, &puts) {
+        Ok(()) => Ok(after.encode() == images.encode()),
+        // A record that cannot be edited is for the transaction to judge.
+        Err(PlanError::Edit(_)) => Ok(false),
+        Err(error) => Err(TxnError::from(error).into()),
+    }
+}
+
+fn documents_there(layout: &Layout, id: &ImageId, spec: &ImageSpec) -> Result<bool, PullError> {
     let disk = |error: crate::fsio::Error| PullError::from(TxnError::from(error));
     let Some(dir) = crate::fsio::optional(layout.images.dir(id.as_str())).map_err(disk)? else { return Ok(false) };
-    for (key, bytes) in want {
+    for (key, bytes) in spec.documents() {
         let file = big_data_file(&key).map_err(TxnError::from)?;
         match crate::fsio::optional(dir.read(&file, 64 << 20)).map_err(disk)? {
-            Some(seen) if seen == *bytes => {}
+            Some(seen) if seen == bytes => {}
             _ => return Ok(false),
         }
     }
