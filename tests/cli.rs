@@ -7,72 +7,20 @@ mod common;
 #[path = "common/registry/mod.rs"]
 #[allow(unused_imports)]
 mod registry;
+#[path = "common/world.rs"]
+mod world;
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::fixture;
 use cstor_rs::fsio::{Hook, Op};
 use cstor_rs::store::{Store, StoreOptions};
-use registry::{Compression, Fault, ImageSpec, Pushed, Registry};
+use registry::Fault;
 use serde_json::Value;
-
-struct World {
-    temp: tempfile::TempDir,
-    registry: Registry,
-}
-
-impl World {
-    fn new() -> Self {
-        Self { temp: tempfile::tempdir().unwrap(), registry: Registry::start() }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.temp.path().join("root")
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cstor-rs"));
-        command.arg("--root").arg(self.root()).arg("--runroot").arg(self.temp.path().join("run")).args(args);
-        command.output().unwrap()
-    }
-
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    fn push(&self, name: &str) -> Pushed {
-        let base = registry::tar(&[("base", &[1; 5000])]);
-        let own = registry::tar(&[("own", name.as_bytes())]);
-        self.registry.add_image(name, "latest", &ImageSpec::new().layer(base, Compression::Gzip).layer(own, Compression::Zstd))
-    }
-
-    fn pull(&self, args: &[&str], names: &[&str]) -> Output {
-        let references: Vec<String> = names.iter().map(|name| self.registry.reference(&format!("{name}:latest"))).collect();
-        let mut all = vec!["pull", "--tls-verify=false", "--retry", "0"];
-        all.extend(args);
-        all.extend(references.iter().map(String::as_str));
-        self.run(&all)
-    }
-}
-
-fn lines(output: &Output) -> Vec<String> {
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use world::{World, lines, said};
 
 #[test]
 fn pull_prints_ids_on_stdout_and_the_rest_on_stderr() {
@@ -116,46 +64,6 @@ fn atomic_is_all_or_none_in_one_transaction() {
     assert_eq!(objects.len(), 2);
     assert_eq!(objects[0]["transaction"], objects[1]["transaction"]);
     assert_eq!(objects[0]["layers_fetched"], 3, "the shared layer once");
-}
-
-/// A record that breaks `podman images` is mended by the next pull, whatever stands in the files.
-#[test]
-fn a_pull_mends_a_damaged_record() {
-    let world = World::new();
-    world.push("one");
-    assert!(world.pull(&["--quiet"], &["one"]).status.success());
-    let table = world.root().join("overlay-images/images.json");
-    let good: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
-    type Damage = fn(&mut serde_json::Map<String, Value>);
-    let damages: &[(&str, Damage)] = &[
-        ("metadata that is not JSON", |image| drop(image.insert("metadata".into(), "x".into()))),
-        ("no big-data-names", |image| drop(image.remove("big-data-names"))),
-        ("no big-data-sizes", |image| drop(image.remove("big-data-sizes"))),
-        ("no big-data-digests", |image| drop(image.remove("big-data-digests"))),
-        ("a wrong size", |image| image["big-data-sizes"]["manifest"] = 7.into()),
-    ];
-    for (what, damage) in damages {
-        let mut bad = good.clone();
-        damage(bad[0].as_object_mut().unwrap());
-        fs::write(&table, serde_json::to_vec(&bad).unwrap()).unwrap();
-        let output = world.pull(&["--json"], &["one"]);
-        assert!(output.status.success(), "{what}: {}", said(&output));
-        let pulled: Value = serde_json::from_str(&lines(&output)[0]).unwrap();
-        assert!(pulled["transaction"].is_string(), "{what}: {pulled}");
-        let mended: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
-        assert_eq!(mended, good, "{what}");
-        let again: Value = serde_json::from_str(&lines(&world.pull(&["--json"], &["one"]))[0]).unwrap();
-        assert!(again["transaction"].is_null(), "{what}: the second pull has nothing to do");
-    }
-}
-
-#[test]
-fn digests_are_written_to_the_file() {
-    let world = World::new();
-    let one = world.push("one");
-    let file = world.temp.path().join("digests");
-    assert!(world.pull(&["--digestfile", file.to_str().unwrap()], &["one"]).status.success());
-    assert_eq!(fs::read_to_string(file).unwrap(), format!("{}\n", one.manifest));
 }
 
 #[test]
@@ -257,26 +165,6 @@ fn a_pull_says_what_it_recovered_first() {
     let output = world.pull(&["--quiet"], &["two"]);
     assert!(output.status.success() && said(&output).contains("recovered: transaction"), "{}", said(&output));
     assert_eq!(world.json(&["images", "--json"]).as_array().unwrap().len(), 2);
-}
-
-#[test]
-fn policies_are_those_of_podman() {
-    let world = World::new();
-    let old = world.push("one");
-    assert_eq!(world.pull(&["--policy", "never"], &["one"]).status.code(), Some(1), "it is not there");
-    assert_eq!(lines(&world.pull(&["--policy", "missing"], &["one"])), [old.config.hex()]);
-    let newer = ImageSpec::new().layer(registry::tar(&[("newer", b"1")]), Compression::Gzip);
-    let new = world.registry.add_image("one", "latest", &newer);
-    world.registry.forget();
-    for policy in ["missing", "never"] {
-        assert_eq!(lines(&world.pull(&["--policy", policy], &["one"])), [old.config.hex()], "{policy}");
-    }
-    assert_eq!(world.registry.log(), Vec::<String>::new(), "nothing was asked of the registry");
-    assert_eq!(lines(&world.pull(&["--policy", "newer"], &["one"])), [new.config.hex()]);
-    assert_eq!(lines(&world.pull(&["--policy", "always"], &["one"])), [new.config.hex()]);
-    world.registry.script("manifests", 100, Fault::Status(500, "down"));
-    assert_eq!(lines(&world.pull(&["--policy", "newer"], &["one"])), [new.config.hex()], "what is there will do");
-    assert_eq!(world.pull(&["--policy", "always"], &["one"]).status.code(), Some(1));
 }
 
 #[test]

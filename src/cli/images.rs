@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::out::stdout;
 
 /// List images
 #[derive(clap::Args)]
@@ -26,7 +27,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let snapshot = context.reader()?.read()?;
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     let Some(snapshot) = snapshot else {
         if args.json {
             writeln!(out, "[]")?;

@@ -7,6 +7,7 @@ use cstor_rs::recovery;
 use serde_json::json;
 
 use super::Context;
+use super::out::stdout;
 
 /// Describe the store
 #[derive(clap::Args)]
@@ -30,7 +31,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         "exists": snapshot.is_some(), "images": images, "layers": layers,
         "transactions_alive": segments.len() - waiting, "recoveries_waiting": waiting,
     });
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
     } else if let Some(object) = value.as_object() {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::out::stdout;
 
 /// List layers
 #[derive(clap::Args)]
@@ -20,7 +21,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     let Some(snapshot) = context.reader()?.read()? else {
         if args.json {
             writeln!(out, "[]")?;

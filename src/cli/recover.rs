@@ -7,6 +7,7 @@ use cstor_rs::recovery::Outcome;
 use cstor_rs::store::Store;
 use serde_json::{Value, json};
 
+use super::out::stdout;
 use super::{Context, exit};
 
 /// Finish or take back what a crash left half done
@@ -38,7 +39,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     }
     let store = Store::open(context.options())?;
     let report = store.recovered();
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let ended: Vec<Value> = report
             .ended

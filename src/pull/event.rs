@@ -1,6 +1,7 @@
 //! What a pull tells while it runs.
 
-use crate::ids::Digest;
+use crate::ids::{Digest, LayerId};
+use crate::registry::Platform;
 
 /// What happens during a pull.
 #[derive(Debug, Clone, Copy)]
@@ -13,13 +14,31 @@ pub enum Event<'a> {
         /// The number of its layers.
         layers: usize,
     },
+    /// An image is made for another platform than this machine's; none was asked for, so it is taken.
+    OtherPlatform {
+        /// The image's name.
+        name: &'a str,
+        /// The platform it is for, as it says.
+        seen: &'a str,
+        /// The platform of this machine.
+        wanted: &'a Platform,
+    },
     /// A layer is in the store already.
     Present {
         /// The layer's blob.
         blob: &'a Digest,
     },
+    /// So much of the batch is about to be fetched.
+    Fetching {
+        /// The number of layers.
+        layers: usize,
+        /// The sum of their blobs in bytes.
+        bytes: u64,
+    },
     /// A layer is about to be fetched.
     Started {
+        /// The layer; two layers may come from one blob.
+        layer: &'a LayerId,
         /// The layer's blob.
         blob: &'a Digest,
         /// Its length in bytes.
@@ -27,6 +46,8 @@ pub enum Event<'a> {
     },
     /// More bytes of a layer have been unpacked.
     Progress {
+        /// The layer.
+        layer: &'a LayerId,
         /// The layer's blob.
         blob: &'a Digest,
         /// Compressed bytes so far.
@@ -34,6 +55,8 @@ pub enum Event<'a> {
     },
     /// A layer is staged.
     Finished {
+        /// The layer.
+        layer: &'a LayerId,
         /// The layer's blob.
         blob: &'a Digest,
     },
