@@ -12,6 +12,7 @@ mod world;
 
 use std::io;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -165,6 +166,27 @@ fn a_pull_says_what_it_recovered_first() {
     let output = world.pull(&["--quiet"], &["two"]);
     assert!(output.status.success() && said(&output).contains("recovered: transaction"), "{}", said(&output));
     assert_eq!(world.json(&["images", "--json"]).as_array().unwrap().len(), 2);
+}
+
+/// As people have it who moved their store: `/var/lib/containers/storage` is a link to another disk.
+#[test]
+fn a_root_behind_a_link_is_the_store_it_leads_to() {
+    let world = World::new();
+    let one = world.push("one");
+    let at = |path: &str| world.temp.path().join(path);
+    std::fs::create_dir(at("disk")).unwrap();
+    std::os::unix::fs::symlink(at("disk"), at("link")).unwrap();
+    let reference = world.registry.reference("one:latest");
+    for (root, real) in [("link/deep/root", "disk/deep/root"), ("link", "disk")] {
+        for _ in 0..2 {
+            let args = ["--root", at(root).to_str().unwrap(), "--runroot", at("link/run").to_str().unwrap()].map(str::to_owned);
+            let run = |more: &[&str]| Command::new(env!("CARGO_BIN_EXE_cstor-rs")).args(&args).args(more).output().unwrap();
+            let output = run(&["pull", "--quiet", "--tls-verify=false", &reference]);
+            assert_eq!(lines(&output), [one.config.hex()], "{root}: {}", said(&output));
+            assert_eq!(lines(&run(&["images", "--quiet", "--no-trunc"])), [one.config.hex()], "{root}");
+        }
+        assert!(at(real).join("overlay-images/images.json").exists(), "{real}");
+    }
 }
 
 #[test]
