@@ -126,7 +126,7 @@ impl Hook for StopBefore {
 
 #[test]
 fn what_a_crash_left_is_shown_and_recovered() {
-    for (table, outcome, images) in [("layers.json", "RolledBack", 0), ("images.json", "RolledForward", 1)] {
+    for (table, outcome, images) in [("layers.json", "rolled_back", 0), ("images.json", "rolled_forward", 1)] {
         let world = World::new();
         let options =
             StoreOptions::new(world.root(), world.temp.path().join("run")).hook(Arc::new(StopBefore(table, AtomicBool::default())));
@@ -145,15 +145,92 @@ fn what_a_crash_left_is_shown_and_recovered() {
         assert_eq!(world.run(&["journal", "show", &"0".repeat(32)]).status.code(), Some(1));
         assert_eq!(world.json(&["info", "--json"])["recoveries_waiting"], 1);
         // Looking changes nothing.
-        world.ok(&["recover", "--dry-run"]);
+        let would = world.json(&["recover", "--dry-run", "--json"]);
+        let ends = |list: &Value| (list[0]["transaction"].as_str().map(str::to_owned), list[0]["outcome"].as_str().map(str::to_owned));
+        assert_eq!(ends(&would["would_end"]), (Some(txn.clone()), Some(outcome.to_owned())), "{would}");
+        let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&would), ["would_end", "pending", "left", "alive"]);
+        let text = world.ok(&["recover", "--dry-run"]);
+        assert!(text.contains(&txn) && text.contains("would be"), "{text}");
         assert_eq!(world.json(&["journal", "--json"]), journal);
 
         let done = world.json(&["recover", "--json"]);
-        assert_eq!((done["ended"][0]["transaction"].as_str(), done["ended"][0]["outcome"].as_str()), (Some(txn.as_str()), Some(outcome)));
+        assert_eq!(ends(&done["ended"]), (Some(txn), Some(outcome.to_owned())), "what was foretold");
+        assert_eq!(keys(&done), ["ended", "pending", "left", "alive"]);
         assert_eq!(world.json(&["images", "--json"]).as_array().unwrap().len(), images);
         assert_eq!(world.json(&["journal", "--json"]), serde_json::json!([]));
         assert_eq!(world.ok(&["recover"]), "nothing to recover\n");
+        assert_eq!(world.ok(&["recover", "--dry-run"]), "nothing to recover\n");
     }
+}
+
+/// Live transactions are none of recovery's business, and are no reason for a code of failure.
+#[test]
+fn a_transaction_that_lives_is_shown_as_that() {
+    let world = World::new();
+    let store = Store::open(StoreOptions::new(world.root(), world.temp.path().join("run"))).unwrap();
+    let txn = store.begin(cstor_rs::txn::TxnOptions::default()).unwrap();
+    let alive = serde_json::json!([txn.id()]);
+    let would = serde_json::json!({"would_end": [], "pending": [], "left": [], "alive": alive});
+    assert_eq!(world.json(&["recover", "--dry-run", "--json"]), would);
+    assert_eq!(world.ok(&["recover", "--dry-run"]), format!("{} is alive\n", txn.id()));
+    assert_eq!(world.json(&["recover", "--json"]), serde_json::json!({"ended": [], "pending": [], "left": [], "alive": []}));
+    txn.rollback().unwrap();
+    // What lies in staging without a segment is dead.
+    let name = "0123456789abcdef".repeat(2);
+    std::fs::create_dir_all(world.root().join("cstor-rs/stage").join(&name).join("x")).unwrap();
+    for (args, key) in [(&["recover", "--dry-run", "--json"][..], "would_end"), (&["recover", "--json"], "ended")] {
+        let said = world.json(args);
+        assert_eq!(
+            (said[key][0]["transaction"].as_str(), said[key][0]["outcome"].as_str()),
+            (Some(name.as_str()), Some("cleaned_up")),
+            "{said}"
+        );
+    }
+    assert_eq!(world.ok(&["recover"]), "nothing to recover\n");
+}
+
+/// A mount that goes with the test.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_is_said_and_is_a_failure_of_recover() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: mounts need the root user");
+    }
+    let world = World::new();
+    let store = Store::open(StoreOptions::new(world.root(), world.temp.path().join("run"))).unwrap();
+    let txn = store.begin(cstor_rs::txn::TxnOptions::default()).unwrap();
+    let id = txn.id().to_string();
+    let segment = world.root().join("cstor-rs/journal").join(format!("{id}.wal"));
+    let bytes = std::fs::read(&segment).unwrap();
+    txn.rollback().unwrap();
+    // As if its owner had died; and somebody has mounted what it staged.
+    std::fs::write(&segment, bytes).unwrap();
+    let busy = world.root().join("cstor-rs/stage").join(&id).join("layer");
+    std::fs::create_dir_all(&busy).unwrap();
+    assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&busy).status().unwrap().success());
+    let mounted = Mounted(busy);
+    for args in [&["recover"][..], &["recover", "--json"]] {
+        let output = world.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", said(&output));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(&id) && text.contains("cannot be removed"), "{args:?}: {text}{}", said(&output));
+    }
+    // It is in nobody's way.
+    let one = world.push("one");
+    let output = world.pull(&["--quiet"], &["one"]);
+    assert_eq!(lines(&output), [one.config.hex()], "{}", said(&output));
+    assert!(said(&output).contains(&format!("warning: what transaction {id} left")), "{}", said(&output));
+    drop(mounted);
+    assert!(world.ok(&["recover"]).contains(&id));
+    assert_eq!(world.ok(&["recover"]), "nothing to recover\n");
 }
 
 #[test]

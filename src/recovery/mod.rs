@@ -16,6 +16,6 @@ mod pass;
 mod sweep;
 
 pub use decide::{Decision, decide};
-pub use inspect::{SegmentInfo, segments};
+pub use inspect::{SegmentInfo, leftovers, segments};
 pub use pass::{Outcome, Pins, RecoveryError, Report, candidates, run, run_locked};
 pub use sweep::{SweepError, sweep};

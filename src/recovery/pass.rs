@@ -154,7 +154,7 @@ pub fn candidates(layout: &Layout) -> Result<bool, RecoveryError> {
 }
 
 /// The transactions with something in `dir` but no segment.
-fn dead_names(layout: &Layout, dir: &Dir) -> Result<Vec<TxnId>, RecoveryError> {
+pub(super) fn dead_names(layout: &Layout, dir: &Dir) -> Result<Vec<TxnId>, RecoveryError> {
     let mut dead = Vec::new();
     for name in dir.names()? {
         let Some(text) = name.to_str() else { continue };
