@@ -98,6 +98,47 @@ fn images_and_layers_say_what_the_contract_says() {
     assert!(row(&["images", "--digests"]).contains(one.manifest.as_str()));
     assert_eq!(world.ok(&["images", "--quiet", "--no-trunc"]).lines().count(), 2);
     assert_eq!(world.ok(&["layers", "--quiet"]).lines().count(), 3);
+    let base = base["id"].as_str().unwrap();
+    assert!(world.ok(&["layers", "--no-trunc"]).contains(base) && !world.ok(&["layers"]).contains(base));
+    assert!(world.ok(&["layers", "--digests"]).contains(one.diff_ids[0].as_str()));
+
+    let filtered = |filters: &[&str]| {
+        let args = filters.iter().flat_map(|filter| ["--filter", filter]);
+        world
+            .ok(&["images", "--quiet", "--no-trunc"].into_iter().chain(args).collect::<Vec<_>>())
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(filtered(&["reference=one"]), [one.config.hex()]);
+    assert_eq!(filtered(&["reference=*/one:latest", "dangling=false"]), [one.config.hex()]);
+    assert_eq!(filtered(&[&format!("id={}", &two.config.hex()[..12])]), [two.config.hex()]);
+    assert_eq!(filtered(&["dangling=true"]), Vec::<String>::new());
+    assert_eq!(world.json(&["images", "--json", "--filter", "reference=two"])[0]["id"].as_str(), Some(two.config.hex()));
+    assert_eq!(world.ok(&["layers", "--quiet", "--no-trunc", "--filter", &format!("id={}", &base[..20])]), format!("{base}\n"));
+    assert_eq!(world.ok(&["layers", "--quiet", "--filter", "dangling=true"]), "");
+    assert_eq!(world.run(&["images", "--filter", "label=x"]).status.code(), Some(2));
+}
+
+#[test]
+fn info_says_what_is_there_and_who_holds_it() {
+    let world = World::new();
+    world.push("one");
+    assert!(world.pull(&["--quiet"], &["one"]).status.success());
+    let info = world.json(&["info", "--json"]);
+    let seen = |info: &Value| [&info["exists"], &info["images"], &info["layers"], &info["layers_size"], &info["locks"]].map(Value::clone);
+    use serde_json::json;
+    assert_eq!(seen(&info), [json!(true), json!(1), json!(2), json!(6656 + 2048), json!([])]);
+    assert!(info["backing_filesystem"].is_string() || info["backing_filesystem"].is_null(), "{info}");
+    let held = std::fs::File::options().read(true).write(true).open(world.root().join("overlay-images/images.lock")).unwrap();
+    let range = libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+    nix::fcntl::fcntl(&held, nix::fcntl::FcntlArg::F_SETLK(&range)).unwrap();
+    let info = world.json(&["--lock-timeout", "0", "info", "--json"]);
+    assert_eq!(seen(&info)[1..4], [json!(null), json!(null), json!(null)], "not known while it is held");
+    assert_eq!(info["locks"][0]["lock"], "images.lock");
+    assert!(info["locks"][0]["holder"].as_str().unwrap().starts_with(&format!("process {} (", std::process::id())), "{info}");
+    let text = world.ok(&["--lock-timeout", "0", "info"]);
+    assert!(text.contains("images.lock: held by process") && text.contains("images: unknown"), "{text}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Arguments, exit codes, and one file per command. stdout carries results, stderr the rest.
 
 mod exit;
+mod filter;
 mod images;
 mod info;
 mod journal;
