@@ -98,6 +98,14 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether waiting for a lock was given up because the caller wanted no more of it.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Tables(TablesError::Lock(LockError::Cancelled { .. })) | Self::Recovery(RecoveryError::Lock(LockError::Cancelled { .. }))
+        )
+    }
 }
 
 impl Store {

@@ -46,13 +46,16 @@ impl World {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cstor-rs"));
         command.arg("--root").arg(self.root()).arg("--runroot").arg(self.temp.path().join("run"));
-        command.args(["--lock-timeout", "0.2"]).args(args).stdin(Stdio::null());
+        if !args.contains(&"--lock-timeout") {
+            command.args(["--lock-timeout", "0.2"]);
+        }
+        command.args(args).stdin(Stdio::null());
         command
     }
 
     fn pulling(&self, name: &str, args: &[&str]) -> Command {
         let reference = if name.contains('/') { name.to_owned() } else { self.registry.reference(name) };
-        let mut command = self.command(&["pull", "--tls-verify=false", "--retry", "1", "--retry-delay", "0"]);
+        let mut command = self.command(&["pull", "--tls-verify=false", "--retry", "1", "--retry-delay", "0s"]);
         command.args(args).arg(reference);
         command
     }
@@ -576,11 +579,28 @@ fn options_of_a_configuration_that_are_not_supported_are_refused_by_name() {
 #[test]
 fn nonsense_on_the_command_line_is_usage() {
     let world = World::new();
-    for args in [&["pull"][..], &["pull", "--jobs", "0", "a"], &["pull", "--sync", "maybe", "a"], &["frobnicate"], &["images", "--nope"]] {
-        let output = world.command(args).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));
+    let cases: &[&[&str]] = &[
+        &["pull"],
+        &["pull", "--jobs", "0", "a"],
+        &["pull", "--sync", "maybe", "a"],
+        &["pull", "--platform", "x", "a"],
+        &["pull", "--retry-delay", "soon", "a"],
+        &["pull", "--retry-delay", "-1", "a"],
+        &["pull", "--idle-timeout", "inf", "a"],
+        &["--lock-timeout", "-1", "images"],
+        &["--lock-timeout", "nan", "images"],
+        &["frobnicate"],
+        &["images", "--nope"],
+    ];
+    for args in cases {
+        world.refuses(&format!("{args:?}"), 2, &[], || world.command(args).output().unwrap());
     }
-    for reference in ["localhost/UPPER", "a b", "host:port:port/x", "x@sha256:12", ""] {
-        world.refuses(reference, 1, &["reference"], || world.command(&["pull", reference]).output().unwrap());
+    for reference in ["localhost/UPPER", "a b", "host:port:port/x", "x@sha256:12", "", "dir:/x"] {
+        world.refuses(reference, 2, &["reference"], || world.command(&["pull", "good", reference]).output().unwrap());
     }
+    world.refuses("credentials", 2, &["--creds wants USER:PASSWORD"], || {
+        let output = world.command(&["pull", "--creds", "secret", "a"]).output().unwrap();
+        assert!(!said(&output).contains("secret"), "{}", said(&output));
+        output
+    });
 }

@@ -7,72 +7,21 @@ mod common;
 #[path = "common/registry/mod.rs"]
 #[allow(unused_imports)]
 mod registry;
+#[path = "common/world.rs"]
+mod world;
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::fixture;
 use cstor_rs::fsio::{Hook, Op};
 use cstor_rs::store::{Store, StoreOptions};
-use registry::{Compression, Fault, ImageSpec, Pushed, Registry};
+use registry::Fault;
 use serde_json::Value;
-
-struct World {
-    temp: tempfile::TempDir,
-    registry: Registry,
-}
-
-impl World {
-    fn new() -> Self {
-        Self { temp: tempfile::tempdir().unwrap(), registry: Registry::start() }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.temp.path().join("root")
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cstor-rs"));
-        command.arg("--root").arg(self.root()).arg("--runroot").arg(self.temp.path().join("run")).args(args);
-        command.output().unwrap()
-    }
-
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    fn push(&self, name: &str) -> Pushed {
-        let base = registry::tar(&[("base", &[1; 5000])]);
-        let own = registry::tar(&[("own", name.as_bytes())]);
-        self.registry.add_image(name, "latest", &ImageSpec::new().layer(base, Compression::Gzip).layer(own, Compression::Zstd))
-    }
-
-    fn pull(&self, args: &[&str], names: &[&str]) -> Output {
-        let references: Vec<String> = names.iter().map(|name| self.registry.reference(&format!("{name}:latest"))).collect();
-        let mut all = vec!["pull", "--tls-verify=false", "--retry", "0"];
-        all.extend(args);
-        all.extend(references.iter().map(String::as_str));
-        self.run(&all)
-    }
-}
-
-fn lines(output: &Output) -> Vec<String> {
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use world::{World, lines, said};
 
 #[test]
 fn pull_prints_ids_on_stdout_and_the_rest_on_stderr() {
@@ -119,15 +68,6 @@ fn atomic_is_all_or_none_in_one_transaction() {
 }
 
 #[test]
-fn digests_are_written_to_the_file() {
-    let world = World::new();
-    let one = world.push("one");
-    let file = world.temp.path().join("digests");
-    assert!(world.pull(&["--digestfile", file.to_str().unwrap()], &["one"]).status.success());
-    assert_eq!(fs::read_to_string(file).unwrap(), format!("{}\n", one.manifest));
-}
-
-#[test]
 fn images_and_layers_say_what_the_contract_says() {
     let world = World::new();
     let (one, two) = (world.push("one"), world.push("two"));
@@ -158,6 +98,47 @@ fn images_and_layers_say_what_the_contract_says() {
     assert!(row(&["images", "--digests"]).contains(one.manifest.as_str()));
     assert_eq!(world.ok(&["images", "--quiet", "--no-trunc"]).lines().count(), 2);
     assert_eq!(world.ok(&["layers", "--quiet"]).lines().count(), 3);
+    let base = base["id"].as_str().unwrap();
+    assert!(world.ok(&["layers", "--no-trunc"]).contains(base) && !world.ok(&["layers"]).contains(base));
+    assert!(world.ok(&["layers", "--digests"]).contains(one.diff_ids[0].as_str()));
+
+    let filtered = |filters: &[&str]| {
+        let args = filters.iter().flat_map(|filter| ["--filter", filter]);
+        world
+            .ok(&["images", "--quiet", "--no-trunc"].into_iter().chain(args).collect::<Vec<_>>())
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(filtered(&["reference=one"]), [one.config.hex()]);
+    assert_eq!(filtered(&["reference=*/one:latest", "dangling=false"]), [one.config.hex()]);
+    assert_eq!(filtered(&[&format!("id={}", &two.config.hex()[..12])]), [two.config.hex()]);
+    assert_eq!(filtered(&["dangling=true"]), Vec::<String>::new());
+    assert_eq!(world.json(&["images", "--json", "--filter", "reference=two"])[0]["id"].as_str(), Some(two.config.hex()));
+    assert_eq!(world.ok(&["layers", "--quiet", "--no-trunc", "--filter", &format!("id={}", &base[..20])]), format!("{base}\n"));
+    assert_eq!(world.ok(&["layers", "--quiet", "--filter", "dangling=true"]), "");
+    assert_eq!(world.run(&["images", "--filter", "label=x"]).status.code(), Some(2));
+}
+
+#[test]
+fn info_says_what_is_there_and_who_holds_it() {
+    let world = World::new();
+    world.push("one");
+    assert!(world.pull(&["--quiet"], &["one"]).status.success());
+    let info = world.json(&["info", "--json"]);
+    let seen = |info: &Value| [&info["exists"], &info["images"], &info["layers"], &info["layers_size"], &info["locks"]].map(Value::clone);
+    use serde_json::json;
+    assert_eq!(seen(&info), [json!(true), json!(1), json!(2), json!(6656 + 2048), json!([])]);
+    assert!(info["backing_filesystem"].is_string() || info["backing_filesystem"].is_null(), "{info}");
+    let held = std::fs::File::options().read(true).write(true).open(world.root().join("overlay-images/images.lock")).unwrap();
+    let range = libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+    nix::fcntl::fcntl(&held, nix::fcntl::FcntlArg::F_SETLK(&range)).unwrap();
+    let info = world.json(&["--lock-timeout", "0", "info", "--json"]);
+    assert_eq!(seen(&info)[1..4], [json!(null), json!(null), json!(null)], "not known while it is held");
+    assert_eq!(info["locks"][0]["lock"], "images.lock");
+    assert!(info["locks"][0]["holder"].as_str().unwrap().starts_with(&format!("process {} (", std::process::id())), "{info}");
+    let text = world.ok(&["--lock-timeout", "0", "info"]);
+    assert!(text.contains("images.lock: held by process") && text.contains("images: unknown"), "{text}");
 }
 
 #[test]
@@ -186,7 +167,7 @@ impl Hook for StopBefore {
 
 #[test]
 fn what_a_crash_left_is_shown_and_recovered() {
-    for (table, outcome, images) in [("layers.json", "RolledBack", 0), ("images.json", "RolledForward", 1)] {
+    for (table, outcome, images) in [("layers.json", "rolled_back", 0), ("images.json", "rolled_forward", 1)] {
         let world = World::new();
         let options =
             StoreOptions::new(world.root(), world.temp.path().join("run")).hook(Arc::new(StopBefore(table, AtomicBool::default())));
@@ -205,15 +186,92 @@ fn what_a_crash_left_is_shown_and_recovered() {
         assert_eq!(world.run(&["journal", "show", &"0".repeat(32)]).status.code(), Some(1));
         assert_eq!(world.json(&["info", "--json"])["recoveries_waiting"], 1);
         // Looking changes nothing.
-        world.ok(&["recover", "--dry-run"]);
+        let would = world.json(&["recover", "--dry-run", "--json"]);
+        let ends = |list: &Value| (list[0]["transaction"].as_str().map(str::to_owned), list[0]["outcome"].as_str().map(str::to_owned));
+        assert_eq!(ends(&would["would_end"]), (Some(txn.clone()), Some(outcome.to_owned())), "{would}");
+        let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&would), ["would_end", "pending", "left", "alive"]);
+        let text = world.ok(&["recover", "--dry-run"]);
+        assert!(text.contains(&txn) && text.contains("would be"), "{text}");
         assert_eq!(world.json(&["journal", "--json"]), journal);
 
         let done = world.json(&["recover", "--json"]);
-        assert_eq!((done["ended"][0]["transaction"].as_str(), done["ended"][0]["outcome"].as_str()), (Some(txn.as_str()), Some(outcome)));
+        assert_eq!(ends(&done["ended"]), (Some(txn), Some(outcome.to_owned())), "what was foretold");
+        assert_eq!(keys(&done), ["ended", "pending", "left", "alive"]);
         assert_eq!(world.json(&["images", "--json"]).as_array().unwrap().len(), images);
         assert_eq!(world.json(&["journal", "--json"]), serde_json::json!([]));
         assert_eq!(world.ok(&["recover"]), "nothing to recover\n");
+        assert_eq!(world.ok(&["recover", "--dry-run"]), "nothing to recover\n");
     }
+}
+
+/// Live transactions are none of recovery's business, and are no reason for a code of failure.
+#[test]
+fn a_transaction_that_lives_is_shown_as_that() {
+    let world = World::new();
+    let store = Store::open(StoreOptions::new(world.root(), world.temp.path().join("run"))).unwrap();
+    let txn = store.begin(cstor_rs::txn::TxnOptions::default()).unwrap();
+    let alive = serde_json::json!([txn.id()]);
+    let would = serde_json::json!({"would_end": [], "pending": [], "left": [], "alive": alive});
+    assert_eq!(world.json(&["recover", "--dry-run", "--json"]), would);
+    assert_eq!(world.ok(&["recover", "--dry-run"]), format!("{} is alive\n", txn.id()));
+    assert_eq!(world.json(&["recover", "--json"]), serde_json::json!({"ended": [], "pending": [], "left": [], "alive": []}));
+    txn.rollback().unwrap();
+    // What lies in staging without a segment is dead.
+    let name = "0123456789abcdef".repeat(2);
+    std::fs::create_dir_all(world.root().join("cstor-rs/stage").join(&name).join("x")).unwrap();
+    for (args, key) in [(&["recover", "--dry-run", "--json"][..], "would_end"), (&["recover", "--json"], "ended")] {
+        let said = world.json(args);
+        assert_eq!(
+            (said[key][0]["transaction"].as_str(), said[key][0]["outcome"].as_str()),
+            (Some(name.as_str()), Some("cleaned_up")),
+            "{said}"
+        );
+    }
+    assert_eq!(world.ok(&["recover"]), "nothing to recover\n");
+}
+
+/// A mount that goes with the test.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_is_said_and_is_a_failure_of_recover() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: mounts need the root user");
+    }
+    let world = World::new();
+    let store = Store::open(StoreOptions::new(world.root(), world.temp.path().join("run"))).unwrap();
+    let txn = store.begin(cstor_rs::txn::TxnOptions::default()).unwrap();
+    let id = txn.id().to_string();
+    let segment = world.root().join("cstor-rs/journal").join(format!("{id}.wal"));
+    let bytes = std::fs::read(&segment).unwrap();
+    txn.rollback().unwrap();
+    // As if its owner had died; and somebody has mounted what it staged.
+    std::fs::write(&segment, bytes).unwrap();
+    let busy = world.root().join("cstor-rs/stage").join(&id).join("layer");
+    std::fs::create_dir_all(&busy).unwrap();
+    assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&busy).status().unwrap().success());
+    let mounted = Mounted(busy);
+    for args in [&["recover"][..], &["recover", "--json"]] {
+        let output = world.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", said(&output));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(&id) && text.contains("cannot be removed"), "{args:?}: {text}{}", said(&output));
+    }
+    // It is in nobody's way.
+    let one = world.push("one");
+    let output = world.pull(&["--quiet"], &["one"]);
+    assert_eq!(lines(&output), [one.config.hex()], "{}", said(&output));
+    assert!(said(&output).contains(&format!("warning: what transaction {id} left")), "{}", said(&output));
+    drop(mounted);
+    assert!(world.ok(&["recover"]).contains(&id));
+    assert_eq!(world.ok(&["recover"]), "nothing to recover\n");
 }
 
 #[test]
@@ -228,24 +286,25 @@ fn a_pull_says_what_it_recovered_first() {
     assert_eq!(world.json(&["images", "--json"]).as_array().unwrap().len(), 2);
 }
 
+/// As people have it who moved their store: `/var/lib/containers/storage` is a link to another disk.
 #[test]
-fn policies_are_those_of_podman() {
+fn a_root_behind_a_link_is_the_store_it_leads_to() {
     let world = World::new();
-    let old = world.push("one");
-    assert_eq!(world.pull(&["--policy", "never"], &["one"]).status.code(), Some(1), "it is not there");
-    assert_eq!(lines(&world.pull(&["--policy", "missing"], &["one"])), [old.config.hex()]);
-    let newer = ImageSpec::new().layer(registry::tar(&[("newer", b"1")]), Compression::Gzip);
-    let new = world.registry.add_image("one", "latest", &newer);
-    world.registry.forget();
-    for policy in ["missing", "never"] {
-        assert_eq!(lines(&world.pull(&["--policy", policy], &["one"])), [old.config.hex()], "{policy}");
+    let one = world.push("one");
+    let at = |path: &str| world.temp.path().join(path);
+    std::fs::create_dir(at("disk")).unwrap();
+    std::os::unix::fs::symlink(at("disk"), at("link")).unwrap();
+    let reference = world.registry.reference("one:latest");
+    for (root, real) in [("link/deep/root", "disk/deep/root"), ("link", "disk")] {
+        for _ in 0..2 {
+            let args = ["--root", at(root).to_str().unwrap(), "--runroot", at("link/run").to_str().unwrap()].map(str::to_owned);
+            let run = |more: &[&str]| Command::new(env!("CARGO_BIN_EXE_cstor-rs")).args(&args).args(more).output().unwrap();
+            let output = run(&["pull", "--quiet", "--tls-verify=false", &reference]);
+            assert_eq!(lines(&output), [one.config.hex()], "{root}: {}", said(&output));
+            assert_eq!(lines(&run(&["images", "--quiet", "--no-trunc"])), [one.config.hex()], "{root}");
+        }
+        assert!(at(real).join("overlay-images/images.json").exists(), "{real}");
     }
-    assert_eq!(world.registry.log(), Vec::<String>::new(), "nothing was asked of the registry");
-    assert_eq!(lines(&world.pull(&["--policy", "newer"], &["one"])), [new.config.hex()]);
-    assert_eq!(lines(&world.pull(&["--policy", "always"], &["one"])), [new.config.hex()]);
-    world.registry.script("manifests", 100, Fault::Status(500, "down"));
-    assert_eq!(lines(&world.pull(&["--policy", "newer"], &["one"])), [new.config.hex()], "what is there will do");
-    assert_eq!(world.pull(&["--policy", "always"], &["one"]).status.code(), Some(1));
 }
 
 #[test]

@@ -3,9 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use cstor_rs::metadata::Image;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::filter::{self, Filter, Subject};
+use super::out::stdout;
 
 /// List images
 #[derive(clap::Args)]
@@ -22,20 +25,28 @@ pub(crate) struct Args {
     /// Do not shorten ids
     #[arg(long)]
     no_trunc: bool,
+    /// List only what agrees: reference=PATTERN, dangling=BOOL, id=PREFIX
+    #[arg(long, value_name = "KEY=VALUE", value_parser = filter::of_images)]
+    filter: Vec<Filter>,
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let snapshot = context.reader()?.read()?;
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     let Some(snapshot) = snapshot else {
         if args.json {
             writeln!(out, "[]")?;
         }
         return Ok(ExitCode::SUCCESS);
     };
+    let listed = |image: &&Image| {
+        let subject = Subject { id: image.id_text(), names: image.names(), dangling: image.names().is_empty() };
+        filter::lets_through(&args.filter, &subject)
+    };
     if args.json {
         let list: Vec<Value> = snapshot
             .images()
+            .filter(listed)
             .map(|image| {
                 json!({
                     "id": image.id_text(), "names": image.names(), "digest": image.digest().map(ToString::to_string), "created": image.created(),
@@ -47,7 +58,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let cut = |id: &str| if args.no_trunc { id.to_owned() } else { id.chars().take(12).collect() };
-    for image in snapshot.images() {
+    for image in snapshot.images().filter(listed) {
         if args.quiet {
             writeln!(out, "{}", cut(image.id_text()))?;
             continue;

@@ -9,6 +9,7 @@ use cstor_rs::recovery::{self, SegmentInfo};
 use serde_json::{Value, json};
 
 use super::Context;
+use super::out::stdout;
 
 /// List the journal's segments, or show one
 #[derive(clap::Args)]
@@ -45,7 +46,7 @@ fn show(context: &Context, txn: &TxnId, as_json: bool) -> anyhow::Result<ExitCod
     let Some(segment) = segments.iter().find(|segment| segment.txn == *txn) else {
         bail!("the journal has no transaction {txn}; `journal` lists those it has");
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if as_json {
         writeln!(out, "{}", serde_json::to_string_pretty(&object(segment))?)?;
     } else {
@@ -70,7 +71,7 @@ fn print(out: &mut impl Write, segment: &SegmentInfo) -> std::io::Result<()> {
 /// Prints what lies in the journal; nothing is changed.
 pub(super) fn list(context: &Context, as_json: bool) -> anyhow::Result<ExitCode> {
     let segments = segments(context)?;
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if as_json {
         let list: Vec<Value> = segments.iter().map(object).collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&list)?)?;

@@ -1,14 +1,17 @@
 //! Arguments, exit codes, and one file per command. stdout carries results, stderr the rest.
 
 mod exit;
+mod filter;
 mod images;
 mod info;
 mod journal;
 mod layers;
+mod out;
 mod progress;
 mod pull;
 mod recover;
 mod signals;
+mod values;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -17,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use cstor_rs::config::{Config, Environment, Overrides};
 use cstor_rs::store::{Store, StoreOptions};
@@ -33,8 +35,8 @@ struct Args {
     #[arg(long, global = true, value_name = "DIR")]
     runroot: Option<PathBuf>,
     /// Wait this many seconds for a lock that another process holds
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60.0)]
-    lock_timeout: f64,
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "60", allow_negative_numbers = true, value_parser = values::duration)]
+    lock_timeout: Duration,
     /// Log this much: error, warn, info, debug, trace
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
     log_level: tracing_subscriber::filter::LevelFilter,
@@ -77,10 +79,13 @@ impl Context {
             None => options,
         })?;
         for (txn, outcome) in &store.recovered().ended {
-            eprintln!("recovered: transaction {txn} {}", recover::say(*outcome));
+            out::tell(format_args!("recovered: transaction {txn} {}", recover::say(*outcome)));
         }
         for (txn, why) in &store.recovered().pending {
-            eprintln!("warning: transaction {txn} is still waiting to be recovered: {why}");
+            out::tell(format_args!("warning: transaction {txn} is still waiting to be recovered: {why}"));
+        }
+        for (txn, why) in &store.recovered().left {
+            out::tell(format_args!("warning: what transaction {txn} left could not be removed: {why}"));
         }
         Ok(store)
     }
@@ -95,14 +100,13 @@ pub(crate) fn main() -> ExitCode {
     // clap exits with 2 for bad usage and 0 for --help by itself.
     let args = Args::parse();
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_max_level(args.log_level).with_writer(std::io::stderr).with_ansi(ansi).init();
+    tracing_subscriber::fmt().with_max_level(args.log_level).with_writer(|| out::Stderr).with_ansi(ansi).init();
     exit::report(run(args))
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { root: args.root, runroot: args.runroot };
-    let lock_timeout = Duration::try_from_secs_f64(args.lock_timeout).context("--lock-timeout")?;
-    let context = Context { config: Config::load(&Environment::of_process(), &overrides)?, lock_timeout };
+    let context = Context { config: Config::load(&Environment::of_process(), &overrides)?, lock_timeout: args.lock_timeout };
     match args.command {
         Command::Pull(args) => pull::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),

@@ -3,16 +3,20 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use cstor_rs::pull::{PullError, PullOptions, Pulled, pull};
+use anyhow::{Context as _, bail};
+use cstor_rs::pull::{Presence, PullError, PullOptions, Pulled, present, pull};
 use cstor_rs::registry::{Login, Options, Place, Platform};
 use cstor_rs::store::Store;
 use cstor_rs::txn::{SyncMode, TxnOptions};
 use serde_json::json;
 
+use super::exit::Outcome;
+use super::out::{nobody_reads, stdout, tell};
 use super::progress::Shown;
+use super::values::duration;
 use super::{Context, exit, signals};
 
 /// Pull images
@@ -20,7 +24,7 @@ use super::{Context, exit, signals};
 pub(crate) struct Args {
     /// NAME, docker://NAME or oci:DIR[:TAG]
     #[arg(required = true, value_name = "REF")]
-    references: Vec<String>,
+    references: Vec<Place>,
     /// Pull all of them in one transaction, or none
     #[arg(long)]
     atomic: bool,
@@ -33,25 +37,28 @@ pub(crate) struct Args {
     /// Use these credentials
     #[arg(long, value_name = "USER:PASSWORD")]
     creds: Option<String>,
-    /// Choose this image of an index
+    /// Choose this image of an index, and refuse an image for another platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<String>,
+    platform: Option<Platform>,
     /// Fetch and unpack this many layers at once
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     jobs: u8,
     /// Retry a failed request this often
     #[arg(long, value_name = "N", default_value_t = 3)]
     retry: u32,
-    /// Wait this many seconds before the first retry
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
-    retry_delay: f64,
+    /// Wait this long before the first retry: seconds, or a time like 500ms or 1m30s
+    #[arg(long, value_name = "TIME", default_value = "1", allow_negative_numbers = true, value_parser = duration)]
+    retry_delay: Duration,
     /// Give a request up when nothing has come for this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
-    idle_timeout: f64,
+    #[arg(long, value_name = "SECONDS", default_value = "60", allow_negative_numbers = true, value_parser = duration)]
+    idle_timeout: Duration,
     /// Refuse layers that unpack to more than this many bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 40)]
     max_layer_size: u64,
-    /// Ask the registry always, only if the name is not in the store, for something newer if it answers, or never
+    /// Ask the registry always, only if the image is not in the store, for something newer if it answers, or never
+    ///
+    /// An image counts as in the store if it has the name and the platform, if one is asked for, and nothing of it is missing;
+    /// the contents of layers that another program wrote are verified by `always` only.
     #[arg(long, value_enum, default_value_t = Policy::Always)]
     policy: Policy,
     /// Bring contents to the medium by syncfs, file by file, or not at all
@@ -84,109 +91,117 @@ enum Sync {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
-    let places = parse_all(args)?;
     let mut options = options(args)?;
+    // First: a file that cannot be made must be known before anything is changed.
+    let mut results = Results::open(args)?;
     let stop = signals::listen().context("listen for signals")?;
     options.registry.cancel = stop.network.clone();
     let store = context.store_with(Some(stop.flag.clone()))?;
     let shown = Shown::new(args.quiet, args.json);
-    let mut worst = 0u8;
-    let mut digests = Vec::new();
-    let batches: Vec<&[Place]> = if args.atomic { vec![&places] } else { places.chunks(1).collect() };
+    let mut outcomes = Vec::new();
+    let batches: Vec<&[Place]> = if args.atomic { vec![&args.references] } else { args.references.chunks(1).collect() };
     for batch in batches {
         if signals::received().is_some() {
-            break;
+            outcomes.push(Outcome::Cancelled);
+            continue;
         }
-        let pulled = match args.policy {
-            Policy::Always => pull(&store, batch, &options, &shown, &stop.flag),
-            Policy::Missing | Policy::Never => match present(&store, batch)? {
-                Some(list) => Ok(list),
-                None if args.policy == Policy::Never => {
-                    let names: Vec<String> = batch.iter().map(ToString::to_string).collect();
-                    eprintln!("error: {} is not in the store, and --policy never forbids to pull it", names.join(" "));
-                    worst = worst.max(exit::FAILED);
-                    continue;
-                }
-                None => pull(&store, batch, &options, &shown, &stop.flag),
-            },
-            // A registry that does not answer is no reason to fail where there is something to go on with.
-            Policy::Newer => match pull(&store, batch, &options, &shown, &stop.flag) {
-                Err(error @ PullError::Source { .. }) => match present(&store, batch)? {
-                    Some(list) => {
-                        shown.clear();
-                        eprintln!("warning: {}", exit::chain(&error.into()));
-                        Ok(list)
-                    }
-                    None => Err(error),
-                },
-                other => other,
-            },
-        };
-        match pulled {
+        let pulled = one_batch(args.policy, &store, batch, &options, &shown, &stop.flag);
+        shown.clear();
+        outcomes.push(match pulled {
             Ok(list) => {
-                shown.clear();
-                for one in &list {
-                    print(one, args.json)?;
-                    digests.push(one.digest.to_string());
-                }
+                list.iter().for_each(|one| results.put(one, args.json));
+                Outcome::Done
             }
             Err(error) => {
-                shown.clear();
-                let error = anyhow::Error::from(error);
-                eprintln!("error: {}", exit::chain(&error));
-                worst = worst.max(exit::code_of(&error));
+                tell(format_args!("error: {}", exit::chain(&error)));
+                Outcome::of(&error)
             }
-        }
+        });
     }
-    if let Some(path) = &args.digestfile {
-        let mut text = digests.join("\n");
-        text.push('\n');
-        fs_err::write(path, text)?;
+    if results.failed() {
+        outcomes.push(Outcome::Failed);
     }
-    if let Some(signal) = signals::received() {
-        worst = 128 + signal;
-    }
-    Ok(ExitCode::from(worst))
+    Ok(ExitCode::from(exit::code(&outcomes, signals::received())))
 }
 
-/// What the store has under these names, if it has all of them.
-fn present(store: &Store, places: &[Place]) -> anyhow::Result<Option<Vec<Pulled>>> {
-    let Some(snapshot) = store.read()? else { return Ok(None) };
-    let mut list = Vec::new();
-    for place in places {
-        let Place::Registry(reference) = place else { return Ok(None) };
-        let name = reference.stored_name();
-        let found = snapshot.image_by_name(&name).and_then(|image| Some((image.id()?.clone(), image.digest()?.known()?.clone())));
-        let Some((id, digest)) = found else { return Ok(None) };
-        list.push(Pulled { id, name: Some(name), digest, txn: None, fetched: 0 });
+fn one_batch(
+    policy: Policy,
+    store: &Store,
+    batch: &[Place],
+    options: &PullOptions,
+    shown: &Shown,
+    stop: &AtomicBool,
+) -> anyhow::Result<Vec<Pulled>> {
+    let pull = || anyhow::Ok(pull(store, batch, options, shown, stop)?);
+    match policy {
+        Policy::Always => pull(),
+        Policy::Missing | Policy::Never => match present(store, batch, options)? {
+            Presence::Complete(list) => Ok(list),
+            Presence::Missing { reference, why } if policy == Policy::Never => {
+                bail!("{reference}: {why}, and --policy never forbids to pull it")
+            }
+            Presence::Missing { .. } => pull(),
+        },
+        // A registry that does not answer is no reason to fail where there is something to go on with.
+        Policy::Newer => match pull() {
+            Err(error) if matches!(error.downcast_ref(), Some(PullError::Source { .. })) => match present(store, batch, options)? {
+                Presence::Complete(list) => {
+                    shown.clear();
+                    tell(format_args!("warning: {}", exit::chain(&error)));
+                    Ok(list)
+                }
+                Presence::Missing { .. } => Err(error),
+            },
+            result => result,
+        },
     }
-    Ok(Some(list))
 }
 
-/// All references are read before any is pulled: a typing error in the last one must not cost the first.
-fn parse_all(args: &Args) -> anyhow::Result<Vec<Place>> {
-    args.references.iter().map(|text| text.parse::<Place>().with_context(|| format!("reference {text:?}"))).collect()
+/// Where results go: stdout and the file of digests. That one of them fails changes nothing about what was pulled, so it is
+/// noted and the pull goes on.
+struct Results {
+    digests: Option<fs_err::File>,
+    errors: Vec<anyhow::Error>,
 }
 
-fn options(args: &Args) -> anyhow::Result<PullOptions> {
-    let login = args.creds.as_deref().map(|text| Login::parse(text).context("--creds wants USER:PASSWORD")).transpose()?;
-    let platform = match &args.platform {
-        Some(text) => text.parse().context("--platform")?,
-        None => Platform::host(),
+impl Results {
+    fn open(args: &Args) -> anyhow::Result<Self> {
+        let digests = args.digestfile.as_ref().map(fs_err::File::create).transpose()?;
+        Ok(Self { digests, errors: Vec::new() })
+    }
+
+    fn put(&mut self, one: &Pulled, as_json: bool) {
+        let printed = print(one, as_json);
+        let noted = self.digests.as_mut().map_or(Ok(()), |file| writeln!(file, "{}", one.digest));
+        self.errors.extend([printed, noted].into_iter().filter_map(Result::err).map(anyhow::Error::from));
+    }
+
+    /// Says once for each place what could not be written there.
+    fn failed(&self) -> bool {
+        let mut said: Vec<String> = self.errors.iter().filter(|error| !nobody_reads(error)).map(exit::chain).collect();
+        said.dedup();
+        said.iter().for_each(|text| tell(format_args!("error: {text}; what was pulled stays")));
+        !said.is_empty()
+    }
+}
+
+fn options(args: &Args) -> Result<PullOptions, exit::Usage> {
+    // Not by clap, which would print them.
+    let login = match args.creds.as_deref() {
+        Some(text) => Some(Login::parse(text).ok_or(exit::Usage("--creds wants USER:PASSWORD"))?),
+        None => None,
     };
-    let stall = Duration::try_from_secs_f64(args.idle_timeout).context("--idle-timeout")?;
-    let delay = Duration::try_from_secs_f64(args.retry_delay).context("--retry-delay")?;
     Ok(PullOptions {
         registry: Options {
             tls_verify: args.tls_verify,
             login,
             authfile: args.authfile.clone(),
             retries: args.retry,
-            retry_delay: delay,
-            stall,
+            retry_delay: args.retry_delay,
+            stall: args.idle_timeout,
             ..Options::default()
         },
-        platform,
+        platform: args.platform.clone(),
         jobs: args.jobs.into(),
         txn: TxnOptions {
             sync: match args.sync {
@@ -200,15 +215,14 @@ fn options(args: &Args) -> anyhow::Result<PullOptions> {
     })
 }
 
-fn print(one: &Pulled, as_json: bool) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn print(one: &Pulled, as_json: bool) -> std::io::Result<()> {
+    let mut out = stdout();
     if as_json {
         let object = json!({
             "id": one.id, "name": one.name, "digest": one.digest, "transaction": one.txn, "layers_fetched": one.fetched,
         });
-        writeln!(out, "{object}")?;
+        writeln!(out, "{object}")
     } else {
-        writeln!(out, "{}", one.id)?;
+        writeln!(out, "{}", one.id)
     }
-    Ok(())
 }

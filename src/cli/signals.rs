@@ -7,6 +7,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio_util::sync::CancellationToken;
 
+use super::out::tell;
+
 static RECEIVED: AtomicU8 = AtomicU8::new(0);
 
 /// The signal that was received, if any.
@@ -38,7 +40,8 @@ pub(super) fn listen() -> std::io::Result<Stop> {
             }
             RECEIVED.store(u8::try_from(signal).unwrap_or(SIGTERM as u8), Ordering::Release);
             network.cancel();
-            eprintln!("taking the transaction back; once more to end at once");
+            // Not "taken back": a commit that has begun goes on to its end.
+            tell("stopping: what is not being committed yet is taken back; once more to end at once");
         }
     })?;
     Ok(stop)

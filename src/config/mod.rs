@@ -36,7 +36,7 @@ pub use error::{ConfigError, Origin};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use env::resolve;
+use env::{real, resolve};
 use sources::Settings;
 
 const ROOT_GRAPHROOT: &str = "/var/lib/containers/storage";
@@ -70,10 +70,10 @@ impl Config {
     /// See [`ConfigError`]; whatever is refused is refused by name, with its file.
     pub fn load(env: &Environment, overrides: &Overrides) -> Result<Self, ConfigError> {
         let settings = Settings::find(env)?;
-        refuse::check_driver(&settings, env.var("STORAGE_DRIVER"))?;
+        refuse::check_driver(&settings, env.text("STORAGE_DRIVER")?.filter(|driver| !driver.is_empty()))?;
         refuse::check_store(&settings)?;
         if overrides.root.is_none() {
-            refuse::check_options(&settings, env.var_even_empty("STORAGE_OPTS"))?;
+            refuse::check_options(&settings, env.text("STORAGE_OPTS")?)?;
         }
         let graphroot = match &overrides.root {
             Some(path) => given(path, "--root")?,
@@ -83,7 +83,8 @@ impl Config {
             Some(path) => given(path, "--runroot")?,
             None => runroot(env, &settings)?,
         };
-        Ok(Self { graphroot, runroot, files: settings.files })
+        // Defaults too: those who move their store leave a link at its old place.
+        Ok(Self { graphroot: real(&graphroot), runroot: real(&runroot), files: settings.files })
     }
 }
 
@@ -130,12 +131,12 @@ fn runroot(env: &Environment, settings: &Settings) -> Result<PathBuf, ConfigErro
     if env.uid() == 0 {
         return Ok(PathBuf::from(ROOT_RUNROOT));
     }
-    if let Some(dir) = env.var("XDG_RUNTIME_DIR") {
-        return Ok(Path::new(dir).join("containers"));
+    if let Some(dir) = env.path("XDG_RUNTIME_DIR") {
+        return Ok(dir.join("containers"));
     }
     let of_user = env.system(&format!("/run/user/{}", env.uid()));
     let private = fs_err::metadata(&of_user).is_ok_and(|m| m.is_dir() && m.uid() == env.uid() && m.mode() & 0o777 == 0o700);
-    let base = if private { of_user } else { Path::new(env.var("TMPDIR").unwrap_or("/tmp")).join(format!("storage-run-{}", env.uid())) };
+    let base = if private { of_user } else { env.path("TMPDIR").unwrap_or(Path::new("/tmp")).join(format!("storage-run-{}", env.uid())) };
     Ok(base.join("containers"))
 }
 

@@ -24,8 +24,8 @@ impl Settings {
     /// Reads what the environment says should be read.
     pub(super) fn find(env: &Environment) -> Result<Self, ConfigError> {
         let mut settings = Self::default();
-        if let Some(path) = env.var("CONTAINERS_STORAGE_CONF") {
-            settings.merge_file(Path::new(path), true)?;
+        if let Some(path) = env.path("CONTAINERS_STORAGE_CONF") {
+            settings.merge_file(path, true)?;
         } else {
             let user = env.home("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("containers/storage.conf"));
             let system = ["/etc/containers/storage.conf", "/usr/share/containers/storage.conf"].map(|path| env.system(path));
@@ -38,8 +38,8 @@ impl Settings {
                 settings.merge_file(&path, false)?;
             }
         }
-        if let Some(path) = env.var("CONTAINERS_STORAGE_CONF_OVERRIDE") {
-            settings.merge_file(Path::new(path), true)?;
+        if let Some(path) = env.path("CONTAINERS_STORAGE_CONF_OVERRIDE") {
+            settings.merge_file(path, true)?;
         }
         Ok(settings)
     }

@@ -1,11 +1,13 @@
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 
 use super::*;
 
 /// A machine below a temporary directory.
 struct Machine {
     dir: tempfile::TempDir,
-    vars: Vec<(String, String)>,
+    vars: Vec<(String, OsString)>,
     uid: u32,
 }
 
@@ -25,7 +27,7 @@ impl Machine {
         self
     }
 
-    fn var(mut self, name: &str, value: &str) -> Self {
+    fn var(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.vars.push((name.into(), value.into()));
         self
     }
@@ -33,7 +35,7 @@ impl Machine {
     /// A variable with a path of this machine.
     fn var_path(self, name: &str, path: &str) -> Self {
         let value = self.path(path).to_str().unwrap().to_owned();
-        self.var(name, &value)
+        self.var(name, value)
     }
 
     fn load_with(&self, overrides: &Overrides) -> Result<Config, ConfigError> {
@@ -280,6 +282,34 @@ fn what_cannot_be_read_or_understood_is_an_error_that_names_its_file() {
     assert!(matches!(Machine::new(0).file("etc/containers/storage.conf/x", "").load(), Err(ConfigError::Read { .. })));
 }
 
+/// A variable that is not text is used as the path it is, or refused; passed over it would mean another store.
+#[test]
+fn variables_that_are_not_text_are_used_or_refused() {
+    let odd = |text: &str| OsString::from_vec([text.as_bytes(), b"\xff"].concat());
+    let named = |m: Machine, name: &str| {
+        let conf = m.path("conf").into_os_string();
+        let conf = OsString::from_vec([conf.into_vec(), b"\xff".to_vec()].concat());
+        fs::write(&conf, format!("[storage]\ngraphroot = \"{}\"\nrunroot = \"/r\"\n", m.path("store").display())).unwrap();
+        m.var(name, conf)
+    };
+    for name in ["CONTAINERS_STORAGE_CONF", "CONTAINERS_STORAGE_CONF_OVERRIDE"] {
+        let machine = named(Machine::new(0), name);
+        assert_eq!(machine.load().unwrap().graphroot, machine.path("store"), "{name}");
+    }
+    let user = |name: &str, value: &str| Machine::new(1000).var("HOME", "/no/home").var("XDG_RUNTIME_DIR", "/no/run").var(name, odd(value));
+    let roots = |m: Machine| m.load().map(|config| (config.graphroot.into_os_string(), config.runroot.into_os_string())).unwrap();
+    let at = |text: &str, below: &str| OsString::from_vec([text.as_bytes(), b"\xff", below.as_bytes()].concat());
+    assert_eq!(roots(user("XDG_DATA_HOME", "/no/data")).0, at("/no/data", "/containers/storage"));
+    assert_eq!(roots(user("HOME", "/no/h")).0, at("/no/h", "/.local/share/containers/storage"));
+    assert_eq!(roots(user("XDG_RUNTIME_DIR", "/no/r")).1, at("/no/r", "/containers"));
+    let conf = "[storage]\ngraphroot = \"/$DIR/store\"\n";
+    assert_eq!(roots(user("DIR", "d").file("etc/containers/storage.conf", conf)).0, at("/d", "/store"));
+    for name in ["STORAGE_DRIVER", "STORAGE_OPTS"] {
+        let message = user(name, "overlay").load().unwrap_err().to_string();
+        assert!(message.contains(name), "{message}");
+    }
+}
+
 #[test]
 fn links_in_the_graphroot_are_resolved() {
     let machine = Machine::new(0);
@@ -288,6 +318,20 @@ fn links_in_the_graphroot_are_resolved() {
     let text = format!("[storage]\ngraphroot = \"{}\"", machine.path("link").display());
     let machine = machine.file("etc/containers/storage.conf", &text);
     assert_eq!(machine.load().unwrap().graphroot, fs::canonicalize(machine.path("real")).unwrap());
-    let given = Overrides { root: Some(machine.path("link")), runroot: None };
-    assert_eq!(machine.load_with(&given).unwrap().graphroot, fs::canonicalize(machine.path("real")).unwrap());
+    let real = fs::canonicalize(machine.path("real")).unwrap();
+    // What is not there yet is made below what the link leads to.
+    for (given, want) in [("link", real.clone()), ("link/new/root", real.join("new/root")), ("link/../link/./new", real.join("new"))] {
+        let given = Overrides { root: Some(machine.path(given)), runroot: Some(machine.path(given)) };
+        let config = machine.load_with(&given).unwrap();
+        assert_eq!((&config.graphroot, &config.runroot), (&want, &want));
+    }
+    // Defaults, too.
+    let user = Machine::new(1000);
+    fs::create_dir_all(user.path("data/containers")).unwrap();
+    fs::create_dir_all(user.path("run")).unwrap();
+    std::os::unix::fs::symlink(&real, user.path("data/containers/storage")).unwrap();
+    std::os::unix::fs::symlink(&real, user.path("run/containers")).unwrap();
+    let (data, run) = (user.path("data"), user.path("run"));
+    let config = user.var("XDG_DATA_HOME", data).var("XDG_RUNTIME_DIR", run).load().unwrap();
+    assert_eq!((config.graphroot, config.runroot), (real.clone(), real));
 }

@@ -5,9 +5,9 @@
 //! then fails with EXDEV on one and the same filesystem, so all renames of layer trees go through a [`Route`]:
 //! handles that were all opened through one private clone of the graph root's mount.
 
+mod gotemp;
 mod route;
 mod tables;
-mod tempdir;
 
 pub use route::Route;
 pub use tables::{Tables, TablesError};
@@ -105,7 +105,7 @@ pub enum LayoutError {
     #[error("the store at {} belongs to user {owner}, this process is user {user}; run as user {owner}", path.display())]
     OtherOwner { path: PathBuf, owner: u32, user: u32 },
     #[error("{} is held by other programs again and again; stop what cleans up the store, and try again", path.display())]
-    NoTempDir { path: PathBuf },
+    NoTemp { path: PathBuf },
     #[error(transparent)]
     Disk(#[from] fsio::Error),
 }

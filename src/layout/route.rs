@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustix::mount::OpenTreeFlags;
 
-use super::tempdir::TempDir;
+use super::gotemp::GoTemp;
 use super::{Layout, LayoutError, OWN, STAGE, TEMPDIRS, TRASH, parse_temp, side_stage_name, temp_dir_name, temp_lock_name};
 use crate::fsio::{self, Dir, Meta, optional};
 use crate::ids::TxnId;
@@ -32,7 +32,7 @@ enum Way {
     /// In `cstor-rs/`, which no other program looks into.
     Own,
     /// In `overlay/tempdirs/`, because nothing can be renamed from `cstor-rs/` into `overlay/`.
-    Temp(Option<Arc<TempDir>>),
+    Temp(Option<Arc<GoTemp>>),
 }
 
 impl Route {
@@ -66,7 +66,7 @@ impl Route {
             let links = outside.dir("l")?;
             return Ok(Self { links, overlay: outside, stage: own_stage, trash: own_trash, way: Way::Temp(None) });
         }
-        Err(LayoutError::NoTempDir { path: layout.overlay.path().to_owned() })
+        Err(LayoutError::NoTemp { path: layout.overlay.path().to_owned() })
     }
 
     /// Proves the way: renames an empty directory from `stage/` into `overlay/` and back; where the kernel refuses, trees
@@ -103,10 +103,10 @@ impl Route {
         match &mut self.way {
             Way::Own => Ok(self.stage.mkdir(txn.as_str(), 0o700)?),
             Way::Temp(slot) => {
-                let temp = TempDir::create(&self.overlay, txn)?;
+                let temp = GoTemp::create(&self.overlay, txn)?;
                 let stage = temp.stage.clone();
                 *slot = Some(Arc::new(temp));
-                stage.ok_or_else(|| LayoutError::NoTempDir { path: self.overlay.path().to_owned() })
+                stage.ok_or_else(|| LayoutError::NoTemp { path: self.overlay.path().to_owned() })
             }
         }
     }
@@ -120,7 +120,7 @@ impl Route {
         let mut route = self.clone();
         route.prove(txn)?;
         if let Way::Temp(slot) = &mut route.way {
-            *slot = Some(Arc::new(TempDir::take(&route.overlay, txn)?));
+            *slot = Some(Arc::new(GoTemp::take(&route.overlay, txn)?));
         }
         Ok(route)
     }
@@ -218,7 +218,7 @@ impl Route {
         match &self.way {
             Way::Temp(Some(temp)) => temp.remove(txn)?,
             // Where somebody else has the lock, it is being removed already.
-            _ => match TempDir::take(&self.overlay, txn) {
+            _ => match GoTemp::take(&self.overlay, txn) {
                 Ok(temp) => temp.remove(txn)?,
                 Err(LayoutError::Disk(error)) => return Err(error),
                 Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "somebody else removes a temporary directory"),

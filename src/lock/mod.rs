@@ -203,6 +203,23 @@ impl StoreLocks {
     }
 }
 
+/// Which of the store's locks somebody holds at this moment, each with its holder in words. Takes nothing.
+///
+/// # Errors
+///
+/// Those of the disk.
+pub fn holders(layers: &Dir, images: &Dir, containers: &Dir) -> fsio::Result<Vec<(&'static str, String)>> {
+    let mut list = Vec::new();
+    for (dir, name) in [(layers, LAYERS_LOCK), (images, IMAGES_LOCK), (containers, CONTAINERS_LOCK)] {
+        if let Some(file) = optional(dir.file(name))?
+            && file.lock_owner()?.is_some()
+        {
+            list.push((name, describe(&file)));
+        }
+    }
+    Ok(list)
+}
+
 impl StoreWriteGuard {
     /// Writes a new token into layers.lock: before layers.json is renamed.
     ///

@@ -110,7 +110,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, PlanError> {
     put_images(&mut images, &puts)?;
     let images_json = images.encode();
     let images_json = (images_json != inputs.images.encode()).then_some(images_json);
-    if steps.is_empty() && chains.inserts.is_empty() && images_json.is_none() {
+    if steps.is_empty() && exchanges.is_empty() && chains.inserts.is_empty() && images_json.is_none() {
         // Nothing to do: not even a barrier.
         let intent = Intent { seq: inputs.seq, layers: vec![], images: vec![], steps: vec![] };
         return Ok(Built::Ready(Box::new(Ready { intent, layers_json: None, images_json: None, rewrites: vec![] })));

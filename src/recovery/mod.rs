@@ -19,7 +19,7 @@ mod signs;
 mod sweep;
 
 pub use decide::{Decision, decide};
-pub use inspect::{SegmentInfo, segments};
+pub use inspect::{SegmentInfo, leftovers, segments};
 pub use pass::{Outcome, Pass, RecoveryError, Report, candidates, run, run_locked};
 pub use pins::Pins;
 pub use sweep::{SweepError, sweep};

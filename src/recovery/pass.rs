@@ -101,7 +101,7 @@ pub fn candidates(layout: &Layout) -> Result<bool, RecoveryError> {
 }
 
 /// Those of these transactions that have no segment.
-fn dead_among(layout: &Layout, residents: BTreeSet<TxnId>) -> Result<Vec<TxnId>, RecoveryError> {
+pub(super) fn dead_among(layout: &Layout, residents: BTreeSet<TxnId>) -> Result<Vec<TxnId>, RecoveryError> {
     let journal = layout.own(JOURNAL)?;
     let mut dead = Vec::new();
     for txn in residents {
@@ -297,7 +297,7 @@ impl Pass {
 }
 
 /// Errors that will come again, however often the segment is opened.
-fn is_rot(error: &fsio::Error) -> bool {
+pub(super) fn is_rot(error: &fsio::Error) -> bool {
     error.kind() == std::io::ErrorKind::InvalidData || [Errno::IO, Errno::LOOP, Errno::ISDIR, Errno::NXIO].iter().any(|e| error.is(*e))
 }
 

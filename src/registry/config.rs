@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::manifest::{CONFIG_MAX, ContentError};
+use super::platform::Platform;
 use crate::ids::{Digest, IdError};
 
 /// What a store needs of an image's config.
@@ -17,6 +18,16 @@ pub struct ImageConfig {
     pub os: String,
     /// In Go's words; may be empty.
     pub architecture: String,
+    /// In Go's words, where there is one.
+    pub variant: Option<String>,
+}
+
+impl ImageConfig {
+    /// What the image is made for; `None` where it does not say.
+    pub fn platform(&self) -> Option<Platform> {
+        let said = !self.os.is_empty() && !self.architecture.is_empty();
+        said.then(|| Platform { os: self.os.clone(), architecture: self.architecture.clone(), variant: self.variant.clone() })
+    }
 }
 
 #[derive(Deserialize)]
@@ -24,6 +35,7 @@ struct Raw {
     created: Option<String>,
     os: Option<String>,
     architecture: Option<String>,
+    variant: Option<String>,
     rootfs: Option<RootFs>,
 }
 
@@ -63,7 +75,13 @@ pub fn parse(raw: &[u8], layers: usize) -> Result<ImageConfig, ContentError> {
             why: format!("{:?} is not a time in RFC 3339", super::plain(text, 60)),
         })?;
     }
-    Ok(ImageConfig { diff_ids, created: doc.created, os: doc.os.unwrap_or_default(), architecture: doc.architecture.unwrap_or_default() })
+    Ok(ImageConfig {
+        diff_ids,
+        created: doc.created,
+        os: doc.os.unwrap_or_default(),
+        architecture: doc.architecture.unwrap_or_default(),
+        variant: doc.variant.filter(|variant| !variant.is_empty()),
+    })
 }
 
 #[cfg(test)]

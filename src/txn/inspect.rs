@@ -43,6 +43,22 @@ pub enum Inspection {
 ///
 /// Those of the disk; damage is a result, not an error.
 pub fn inspect(layout: &Layout, tables: &Tables, id: &LayerId, diff_id: &Digest, ancestry: &Ancestry) -> Result<Inspection, TxnError> {
+    inspect_to(layout, tables, id, diff_id, ancestry, Depth::Contents)
+}
+
+/// As [`inspect`], with an unsealed layer verified to this depth only.
+///
+/// # Errors
+///
+/// As [`inspect`].
+pub fn inspect_to(
+    layout: &Layout,
+    tables: &Tables,
+    id: &LayerId,
+    diff_id: &Digest,
+    ancestry: &Ancestry,
+    unsealed: Depth,
+) -> Result<Inspection, TxnError> {
     let Some(record) = tables.layers.get(id) else { return Ok(Inspection::Absent) };
     if record.incomplete() {
         return Ok(Inspection::Absent);
@@ -82,7 +98,7 @@ pub fn inspect(layout: &Layout, tables: &Tables, id: &LayerId, diff_id: &Digest,
     };
     let sealed = facts.seal.is_some_and(|seal| seal.holds(diff_id, &link, &tree));
     let layer = layout.overlay.dir(id.as_str())?;
-    let depth = if sealed { Depth::Structure } else { Depth::Contents };
+    let depth = if sealed { Depth::Structure } else { unsealed };
     match extract::verify(&layer.dir("diff")?, &split, diff_id, depth)? {
         None if sealed => Ok(Inspection::Sealed { link }),
         None => Ok(Inspection::Verified { link }),

@@ -21,6 +21,6 @@ mod stage;
 pub use begin::{SyncMode, TxnOptions, WriteTxn};
 pub use commit::{CommitError, Receipt};
 pub use error::TxnError;
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Inspection, inspect, inspect_to};
 pub use prepare::{Prepared, PreparedTxn};
 pub use stage::{ImageSpec, LayerSpec, StagedLayer};

@@ -58,6 +58,34 @@ pub struct ImageSpec {
     pub created: Option<String>,
 }
 
+impl ImageSpec {
+    /// Its big data, keys and bytes, in c/image's order: config, index, manifest of the instance, manifest.
+    pub fn documents(&self) -> Vec<(String, &[u8])> {
+        let mut items: Vec<(String, &[u8])> = vec![(Digest::of(&self.config).to_string(), &self.config)];
+        items.extend(self.index.iter().map(|index| (format!("manifest-{}", Digest::of(index)), index.as_slice())));
+        items.push((format!("manifest-{}", Digest::of(&self.manifest)), &self.manifest));
+        items.push(("manifest".to_owned(), &self.manifest));
+        items
+    }
+
+    /// The record that images.json gets, names included.
+    ///
+    /// # Errors
+    ///
+    /// A time of creation that is none.
+    pub fn record(&self) -> Result<metadata::Image, TxnError> {
+        let top = self.diff_ids.iter().fold(None, |below, diff_id| Some(LayerId::chain(below.as_ref(), diff_id)));
+        let mut new = NewImage::new(ImageId::of_config(&Digest::of(&self.config)), top);
+        new.digest = Some(Digest::of(self.index.as_ref().unwrap_or(&self.manifest)));
+        new.names = self.names.clone();
+        // As the newest c/image writes it for an unsigned image.
+        new.metadata = "{}".to_owned();
+        new.big_data = self.documents().iter().map(|(key, bytes)| BigData::new(key, bytes.len() as u64, &Digest::of(bytes))).collect();
+        new.created = self.created.clone();
+        Ok(new.build()?)
+    }
+}
+
 impl WriteTxn {
     /// Declares the layers of an image, base first, and says which of them must be staged. Layers in the store are
     /// looked at here, and the unsealed ones verified byte for byte.
@@ -217,8 +245,7 @@ impl WriteTxn {
     ///
     /// A layer that was not declared, the disk.
     pub fn stage_image(&self, spec: &ImageSpec) -> Result<ImageId, TxnError> {
-        let config = Digest::of(&spec.config);
-        let id = ImageId::of_config(&config);
+        let id = ImageId::of_config(&Digest::of(&spec.config));
         let mut chain: Vec<LayerId> = Vec::with_capacity(spec.diff_ids.len());
         for diff_id in &spec.diff_ids {
             let layer = LayerId::chain(chain.last(), diff_id);
@@ -227,22 +254,12 @@ impl WriteTxn {
             }
             chain.push(layer);
         }
-        let manifest = Digest::of(&spec.manifest);
-        // In c/image's order: config, index, manifest of the instance, manifest.
-        let mut items: Vec<(String, &[u8])> = vec![(config.to_string(), &spec.config)];
-        let mut digest = manifest.clone();
-        if let Some(index) = &spec.index {
-            digest = Digest::of(index);
-            items.push((format!("manifest-{digest}"), index));
-        }
-        items.push((format!("manifest-{manifest}"), &spec.manifest));
-        items.push(("manifest".to_owned(), &spec.manifest));
         let side = match optional(self.image_side.dir(id.as_str()))? {
             Some(side) => side,
             None => self.image_side.mkdir(id.as_str(), 0o700)?,
         };
         let mut data = Vec::new();
-        for (key, bytes) in items {
+        for (key, bytes) in spec.documents() {
             let file = metadata::big_data_file(&key)?;
             if side.meta(&file)?.is_some() {
                 side.unlink(&file)?;
@@ -250,14 +267,7 @@ impl WriteTxn {
             side.create(&file, 0o600)?.append(bytes)?;
             data.push(StagedData { key, file, size: bytes.len() as u64, digest: Digest::of(bytes) });
         }
-        let mut new = NewImage::new(id.clone(), chain.last().cloned());
-        new.digest = Some(digest);
-        new.names = spec.names.clone();
-        // As the newest c/image writes it for an unsigned image.
-        new.metadata = "{}".to_owned();
-        new.big_data = data.iter().map(|item| BigData::new(&item.key, item.size, &item.digest)).collect();
-        new.created = spec.created.clone();
-        let record = new.build()?.json().to_owned();
+        let record = spec.record()?.json().to_owned();
         let mut contents = self.contents();
         match contents.images.iter_mut().find(|image| image.id == id) {
             // The same config under two references of one batch: one record with the names of both.

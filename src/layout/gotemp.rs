@@ -3,7 +3,7 @@
 //!
 //! Programs of storage 1.59 and newer remove what has no locked `lock-<n>` beside it, at every start, and may be killed
 //! half-way; those of 1.45 to 1.58 do not know the locks and remove `tempdirs/` whole, under layers.lock. So staging may go
-//! at any moment: [`TempDir::is_intact`] is asked under layers.lock, before anything of it is used.
+//! at any moment: [`GoTemp::is_intact`] is asked under layers.lock, before anything of it is used.
 
 use crate::fsio::{self, Dir, File, optional};
 use crate::ids::TxnId;
@@ -17,7 +17,7 @@ const STAGE: &str = "stage";
 
 /// The directory and its lock, held.
 #[derive(Debug)]
-pub(super) struct TempDir {
+pub(super) struct GoTemp {
     tempdirs: Dir,
     dir: Dir,
     lock: File,
@@ -27,7 +27,7 @@ pub(super) struct TempDir {
     pub(super) made: bool,
 }
 
-impl Drop for TempDir {
+impl Drop for GoTemp {
     fn drop(&mut self) {
         // Unlock, then close: after close alone a forked child still holds it.
         if let Err(error) = self.lock.unlock() {
@@ -36,12 +36,12 @@ impl Drop for TempDir {
     }
 }
 
-impl TempDir {
+impl GoTemp {
     /// Makes the directory of a transaction that begins, with room to stage in.
     ///
     /// # Errors
     ///
-    /// Those of the disk; [`LayoutError::NoTempDir`] where others remove it again and again.
+    /// Those of the disk; [`LayoutError::NoTemp`] where others remove it again and again.
     pub(super) fn create(overlay: &Dir, txn: &TxnId) -> Result<Self, LayoutError> {
         let mut temp = Self::take(overlay, txn)?;
         temp.stage = Some(temp.dir.mkdir(STAGE, 0o700)?);
@@ -52,7 +52,7 @@ impl TempDir {
     ///
     /// # Errors
     ///
-    /// As [`TempDir::create`].
+    /// As [`GoTemp::create`].
     pub(super) fn take(overlay: &Dir, txn: &TxnId) -> Result<Self, LayoutError> {
         let mut made = false;
         for _ in 0..TRIES {
@@ -62,7 +62,7 @@ impl TempDir {
             // Somebody removes the directory this very moment.
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        Err(LayoutError::NoTempDir { path: overlay.path().join(TEMPDIRS).join(temp_lock_name(txn)) })
+        Err(LayoutError::NoTemp { path: overlay.path().join(TEMPDIRS).join(temp_lock_name(txn)) })
     }
 
     fn try_take(overlay: &Dir, txn: &TxnId, made: &mut bool) -> Result<Option<Self>, LayoutError> {

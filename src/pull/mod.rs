@@ -1,0 +1,173 @@
+//! Pulling images: sources and one transaction. A batch of images is the same path as one.
+
+mod error;
+mod event;
+mod fetch;
+mod find;
+mod present;
+mod there;
+
+pub use error::PullError;
+pub use event::{Event, Progress};
+pub use present::{Presence, present};
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::ids::{Digest, ImageId, TxnId};
+use crate::registry::{self, Place, Platform};
+use crate::store::Store;
+use crate::txn::{Prepared, SyncMode, TxnError, TxnOptions};
+use find::{Found, check_names, resolve};
+use there::all_there;
+
+/// How often layers that vanish before the commit are fetched again.
+const ROUNDS: usize = 4;
+
+/// How to pull.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// How to talk to registries.
+    pub registry: registry::Options,
+    /// The platform that is asked for: an image of another one is refused. `None`: the one of this machine is
+    /// preferred, and an image of another one taken with a warning ([`Event::OtherPlatform`]).
+    pub platform: Option<Platform>,
+    /// How many layers are fetched and unpacked at once.
+    pub jobs: usize,
+    /// The transaction's options.
+    pub txn: TxnOptions,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self { registry: registry::Options::default(), platform: None, jobs: 2, txn: TxnOptions::default() }
+    }
+}
+
+impl PullOptions {
+    fn wanted_platform(&self) -> Platform {
+        self.platform.clone().unwrap_or_else(Platform::host)
+    }
+}
+
+/// An image that was pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// Its id.
+    pub id: ImageId,
+    /// Its name, if it got one.
+    pub name: Option<String>,
+    /// The digest its reference stands for: the index's, else the manifest's.
+    pub digest: Digest,
+    /// The transaction that made it; `None` where the store had all of it.
+    pub txn: Option<TxnId>,
+    /// How many layers were fetched for the whole batch.
+    pub fetched: usize,
+}
+
+/// Pulls images in one transaction: all of them or none.
+///
+/// `cancelled` is looked at all the time; once it is true the transaction is taken back.
+///
+/// # Errors
+///
+/// [`PullError`]; only [`PullError::in_doubt`] may have changed anything.
+pub fn pull(
+    store: &Store,
+    places: &[Place],
+    options: &PullOptions,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Pulled>, PullError> {
+    // Of this pull only: what fails in it ends its own downloads, not those of the caller's next one.
+    let network = options.registry.cancel.child_token();
+    let registry = registry::Options { cancel: network.clone(), ..options.registry.clone() };
+    let options = PullOptions { registry, ..options.clone() };
+    match (Pull { store, options: &options, network: &network, progress, cancelled }).run(places) {
+        Err(error) if error.is_cancelled() => Err(PullError::Cancelled),
+        result => result,
+    }
+}
+
+/// What a pull works with.
+struct Pull<'a> {
+    store: &'a Store,
+    options: &'a PullOptions,
+    network: &'a CancellationToken,
+    progress: &'a dyn Progress,
+    cancelled: &'a AtomicBool,
+}
+
+impl Pull<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn run(&self, places: &[Place]) -> Result<Vec<Pulled>, PullError> {
+        let found = self.resolve(places)?;
+        if self.is_there(&found)? {
+            return Ok(pulled(&found, None, 0));
+        }
+        let mut txn = self.store.begin(self.options.txn.clone())?;
+        let mut fetched = 0;
+        for _ in 0..ROUNDS {
+            fetched += self.fetch_layers(&txn, &found)?;
+            for one in &found {
+                txn.stage_image(&one.spec)?;
+            }
+            self.progress.event(Event::Committing);
+            if self.is_cancelled() {
+                return Err(PullError::Cancelled);
+            }
+            match txn.prepare()? {
+                Prepared::Nothing => return Ok(pulled(&found, None, fetched)),
+                Prepared::Ready(prepared) => {
+                    let receipt = prepared.commit()?;
+                    return Ok(pulled(&found, Some(&receipt.txn), fetched));
+                }
+                Prepared::NeedLayers(again, _) => txn = *again,
+            }
+        }
+        Err(PullError::Vanishing { rounds: ROUNDS })
+    }
+
+    fn resolve(&self, places: &[Place]) -> Result<Vec<Found>, PullError> {
+        let mut found = Vec::with_capacity(places.len());
+        for place in places {
+            if self.is_cancelled() {
+                return Err(PullError::Cancelled);
+            }
+            match resolve(place, self.options, self.progress) {
+                Ok(one) => found.push(one),
+                // What fails because it was cancelled is no error of the registry.
+                Err(_) if self.is_cancelled() => return Err(PullError::Cancelled),
+                Err(error) => return Err(error),
+            }
+        }
+        check_names(&found)?;
+        Ok(found)
+    }
+
+    /// Whether the store has all of it; then it is on the medium, too.
+    fn is_there(&self, found: &[Found]) -> Result<bool, PullError> {
+        let (Some(layout), Some(snapshot)) = (self.store.layout()?, self.store.read()?) else { return Ok(false) };
+        if !all_there(&layout, &snapshot, found)? {
+            return Ok(false);
+        }
+        // The layers are on the medium, or they would not be sealed; of the tables and documents nobody says so.
+        if self.options.txn.sync != SyncMode::None {
+            layout.settle(found.iter().map(|one| &one.id)).map_err(TxnError::from)?;
+        }
+        for descriptor in found.iter().flat_map(|f| &f.layers) {
+            self.progress.event(Event::Present { blob: &descriptor.digest });
+        }
+        Ok(true)
+    }
+}
+
+fn pulled(found: &[Found], txn: Option<&TxnId>, fetched: usize) -> Vec<Pulled> {
+    let one =
+        |f: &Found| Pulled { id: f.id.clone(), name: f.spec.names.first().cloned(), digest: f.digest.clone(), txn: txn.cloned(), fetched };
+    found.iter().map(one).collect()
+}
