@@ -49,4 +49,21 @@ impl Dir {
         }
         Ok(())
     }
+
+    /// The number of names in this tree, whatever they stand for.
+    ///
+    /// # Errors
+    ///
+    /// Those of openat2(2) and getdents64(2).
+    pub fn count_tree(&self) -> Result<u64> {
+        let mut walk = Walk::of(self, Purpose::Keep)?;
+        let mut count = 0;
+        while let Some(step) = walk.next()? {
+            match step {
+                Step::Leaf { .. } | Step::Enter { .. } => count += 1,
+                Step::Leave { .. } => {}
+            }
+        }
+        Ok(count)
+    }
 }

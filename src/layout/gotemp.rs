@@ -5,6 +5,8 @@
 //! half-way; those of 1.45 to 1.58 do not know the locks and remove `tempdirs/` whole, under layers.lock. So staging may go
 //! at any moment: [`GoTemp::is_intact`] is asked under layers.lock, before anything of it is used.
 
+use std::sync::atomic::AtomicBool;
+
 use crate::fsio::{self, Dir, File, optional};
 use crate::ids::TxnId;
 
@@ -24,7 +26,7 @@ pub(super) struct GoTemp {
     /// Where this transaction stages, if it lives; what a dead one staged is not looked at.
     pub(super) stage: Option<Dir>,
     /// Whether `tempdirs/` was made for this.
-    pub(super) made: bool,
+    pub(super) made: AtomicBool,
 }
 
 impl Drop for GoTemp {
@@ -88,7 +90,7 @@ impl GoTemp {
             return Ok(None);
         }
         let Some(dir) = optional(tempdirs.ensure_dir(temp_dir_name(txn), 0o700))? else { return Ok(None) };
-        Ok(held.keep().map(|lock| Self { tempdirs, dir, lock, stage: None, made: *made }))
+        Ok(held.keep().map(|lock| Self { tempdirs, dir, lock, stage: None, made: AtomicBool::new(*made) }))
     }
 
     /// Whether the directory and its lock still are what was made; to be asked under layers.lock.

@@ -111,6 +111,26 @@ impl Route {
         }
     }
 
+    /// Makes that directory again, after other programs have removed it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn begin_again(&mut self, txn: &TxnId) -> Result<Dir, LayoutError> {
+        let made = self.made_tempdirs();
+        if let Way::Temp(slot) = &mut self.way
+            && let Some(old) = slot.take()
+        {
+            // What is left of it goes first: nothing half removed may be taken for the new one.
+            old.remove(txn)?;
+        }
+        let stage = self.begin(txn)?;
+        if let Way::Temp(Some(temp)) = &self.way {
+            temp.made.fetch_or(made, std::sync::atomic::Ordering::AcqRel);
+        }
+        Ok(stage)
+    }
+
     /// The route for ending a dead transaction, which may need a place to throw into.
     ///
     /// # Errors
@@ -230,7 +250,7 @@ impl Route {
     /// Whether `overlay/tempdirs/` was made by this transaction: podman 5.4 calls it damage, so it goes again. Under
     /// layers.lock only: Go makes it and then something in it, and loses that race silently.
     pub fn made_tempdirs(&self) -> bool {
-        matches!(&self.way, Way::Temp(Some(temp)) if temp.made)
+        matches!(&self.way, Way::Temp(Some(temp)) if temp.made.load(std::sync::atomic::Ordering::Acquire))
     }
 
     /// Removes `overlay/tempdirs/` if it is empty.

@@ -65,6 +65,8 @@ pub(super) struct Contents {
     pub order: Vec<LayerId>,
     pub layers: HashMap<LayerId, WantedLayer>,
     pub images: Vec<WantedImage>,
+    /// Of staged layers that other programs may remove: the number of names in their directories.
+    pub counts: HashMap<LayerId, u64>,
     /// Staged layers whose tar has an entry for `/`: it gave `diff/` its mode and owner.
     pub own_roots: HashSet<LayerId>,
 }

@@ -1,5 +1,7 @@
 //! Why a transaction cannot go on. Nothing of it is visible then.
 
+use std::path::PathBuf;
+
 use crate::extract::ExtractError;
 use crate::fsio;
 use crate::ids::{Digest, LayerId, TxnId};
@@ -61,6 +63,12 @@ pub enum TxnError {
     Overtaken { tries: usize },
     #[error("{what} is part of an earlier transaction that could not be ended yet ({why}); mend that and run recover")]
     Pending { what: String, why: String },
+    #[error(
+        "another program removed {} while layers were unpacked there: overlay/ lies on another filesystem than the store, and \
+         older podmans clean up what they do not know; stop them and pull again",
+        path.display()
+    )]
+    StagingLost { path: PathBuf },
     #[error("a sync failed earlier; what was written since may be lost, open the store again")]
     Poisoned,
     #[error("transaction {txn} is in doubt; the next cstor-rs to open the store finishes it or takes it back")]

@@ -13,6 +13,7 @@
 mod begin;
 mod commit;
 mod error;
+mod exposed;
 mod files;
 mod inspect;
 mod prepare;

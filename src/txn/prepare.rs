@@ -70,6 +70,14 @@ impl WriteTxn {
                 recovered = true;
                 continue;
             }
+            if !self.staging_is_whole()? {
+                drop(locks);
+                let lost = self.stage_anew()?;
+                if lost.is_empty() {
+                    continue;
+                }
+                return Ok(Prepared::NeedLayers(Box::new(self), lost));
+            }
             let report = pass.report;
             let tables = Tables::load(&self.layout)?;
             let disk = facts(&self.layout, &layers, &images)?;

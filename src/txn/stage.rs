@@ -166,7 +166,14 @@ impl WriteTxn {
         Ok(())
     }
 
-    fn write_seal(&self, dir: &crate::fsio::Dir, name: &str, diff_id: &Digest, link: &LinkId, tree: TreeId) -> Result<(), TxnError> {
+    pub(super) fn write_seal(
+        &self,
+        dir: &crate::fsio::Dir,
+        name: &str,
+        diff_id: &Digest,
+        link: &LinkId,
+        tree: TreeId,
+    ) -> Result<(), TxnError> {
         let seal = Seal::new(diff_id.clone(), link.clone(), tree);
         dir.create(name, 0o600)?.append(&seal.encode()?)?;
         Ok(())
@@ -184,6 +191,9 @@ impl WriteTxn {
         if staged.is_err() {
             // So that the caller can try this layer again; else all of the staging goes with the transaction.
             super::begin::best_effort("drop a layer that could not be staged", self.drop_staged(&spec.id));
+            if self.route.is_exposed() && !self.route.is_intact(&self.id)? {
+                return Err(TxnError::StagingLost { path: self.stage.path().to_owned() });
+            }
         }
         let wanted = staged?;
         self.contents().layers.insert(spec.id.clone(), wanted);
@@ -229,6 +239,10 @@ impl WriteTxn {
         let tree = TreeId::of(&made.diff)?;
         if self.options.sync != SyncMode::None {
             self.write_seal(&made.dir, overlay::SEAL, &spec.diff_id, &declared.link, tree)?;
+        }
+        if self.route.is_exposed() {
+            let count = made.dir.count_tree()?;
+            self.contents().counts.insert(spec.id.clone(), count);
         }
         let source = if declared.heal {
             Source::Heal { link: declared.link.clone(), tree, assumed: declared.ancestry.clone() }
