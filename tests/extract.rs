@@ -140,7 +140,7 @@ fn replaced_and_removed_bodies_come_back_exactly() {
 
 #[test]
 fn more_replaced_bodies_than_fit_are_refused() {
-    let parts: Vec<Vec<u8>> = (0..=65_537).map(|_| file("f", b"1")).collect();
+    let parts: Vec<Vec<u8>> = (0..=65_536).map(|_| file("./", b"1")).collect();
     assert_eq!(
         refused("many", &tar(&parts)),
         "the layer replaces or removes more than 65536 of its own files; refused: build it without them"
@@ -239,4 +239,41 @@ fn owners_are_counted_as_go_counts_them() {
         let seen = Lab::new().unpack(&tar(&parts)).unwrap();
         assert_eq!((seen.uids, seen.gids), want, "{name}");
     }
+}
+
+/// Runs one test of this program again as root of a user namespace, where the kernel allows one.
+fn in_user_namespace(test: &str) {
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user"]).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env("CSTOR_TEST_INSIDE", "1");
+    match command.output() {
+        Err(error) => println!("skipped: unshare does not run: {error}"),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            if said.starts_with("unshare:") {
+                return println!("skipped: {said}");
+            }
+            assert!(output.status.success() && said.contains("inside: done"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn root_of_a_user_namespace_is_no_root() {
+    if std::env::var_os("CSTOR_TEST_INSIDE").is_none() {
+        return in_user_namespace("root_of_a_user_namespace_is_no_root");
+    }
+    assert!(rustix::process::geteuid().is_root());
+    let device = member(b'3', b"null", b"").field(329, b"0000001\0").field(337, b"0000003\0").build();
+    let given = [pax(&[(b"SCHILY.xattr.trusted.a", b"1"), (b"SCHILY.xattr.user.overlay.redirect", b"/x")]), file("f", b"1")].concat();
+    let tar = tar(&[dir("d/"), file("d/.wh..wh..opq", b""), device, given]);
+    let lab = sound("in a user namespace", &tar);
+    let xattr = |name: &str, key: &[u8]| lab.dir("diff").xattr(name, key).unwrap();
+    assert_eq!(xattr("d", b"user.overlay.opaque").as_deref(), Some(&b"y"[..]));
+    assert_eq!(xattr("f", b"user.overlay.redirect"), None);
+    assert!(!lab.path("diff/null").exists());
+    rustix::fs::removexattr(lab.path("diff/d"), "user.overlay.opaque").unwrap();
+    let lost = "d/.wh..wh..opq is not on its directory: what lies below is not hidden";
+    assert_eq!(lab.verdict(&tar, Depth::Contents).as_deref(), Some(lost));
+    println!("inside: done");
 }

@@ -140,11 +140,15 @@ fn we_accept(dir: &Path) -> Result<(), String> {
 
 /// Trees that the tar-split table does not hold: what each entry does to the ones before it, and to the attributes.
 fn more() -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    let with =
-        |kind: u8, name: &str, mode: &[u8; 8], uid: &[u8; 8]| member(kind, name.as_bytes(), b"").field(100, mode).field(108, uid).build();
+    // The kernel makes no link to nothing.
+    let target = |kind: u8| if kind == b'2' { b"target".as_slice() } else { b"" };
+    let with = |kind: u8, name: &str, mode: &[u8; 8], uid: &[u8; 8]| {
+        member(kind, name.as_bytes(), b"").link(target(kind)).field(100, mode).field(108, uid).build()
+    };
     let link = |kind: u8, name: &str, to: &str| member(kind, name.as_bytes(), b"").link(to.as_bytes()).build();
     let mode = |name: &str, mode: &[u8; 8]| member(b'0', name.as_bytes(), b"1").field(100, mode).build();
-    let time = |name: &str, kind: u8, at: &[u8]| [pax(&[(b"mtime", at)]), member(kind, name.as_bytes(), b"").build()].concat();
+    let time =
+        |name: &str, kind: u8, at: &[u8]| [pax(&[(b"mtime", at)]), member(kind, name.as_bytes(), b"").link(target(kind)).build()].concat();
     let capability: &[u8] = &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     vec![
         (
@@ -320,6 +324,9 @@ fn more() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     ]
 }
 
+/// What both refuse.
+const REFUSED: &[&str] = &["a name of 256 bytes", "a file called as the directory above"];
+
 /// What Go writes so that not even Go can export it: we fetch it again.
 const UNEXPORTABLE: &str = "a body for the root";
 
@@ -348,7 +355,7 @@ fn our_trees_are_those_of_go() {
         let (theirs, ours) = (by_go(temp.path(), tars), by_us(temp.path(), tars));
         let same = match (&theirs, &ours) {
             (Ok(theirs), Ok(ours)) => theirs == ours,
-            (Err(_), Err(_)) => true,
+            (Err(_), Err(_)) => REFUSED.contains(&name.as_str()),
             _ => false,
         };
         if theirs.is_ok() {

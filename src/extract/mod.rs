@@ -9,7 +9,8 @@
 //! - E1: nothing outside the layer's root is touched, whatever the tar says: parents are resolved with the root as
 //!   `/` (openat2, RESOLVE_IN_ROOT), the last component is never followed.
 //! - E2: the tar-split reassembles to the very tar that was read, from what is on disk after the pass.
-//! - E3: memory does not grow with the layer, but for the set of paths that finds duplicates.
+//! - E3: memory does not grow with the layer, but for the set of paths that finds duplicates and a bounded number of
+//!   bodies that were replaced. No path costs more than the 4095 bytes that the kernel takes.
 //!
 //! `trusted.overlay.*` attributes of a layer are not applied: they forge the overlay's own metadata (opaque
 //! directories, redirects) without any whiteout in the tar. Without root the same holds for `user.overlay.*`.
