@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::challenge::{self, Challenge};
 use super::credentials::Login;
 use super::error::RegistryError;
-use super::http::{Client, Failure, host_of, said, status_error};
+use super::failure::{Failure, host_of, said, status_error};
+use super::http::Client;
 
 /// The largest answer of a token server, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;

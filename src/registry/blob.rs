@@ -12,8 +12,9 @@ use tokio::time::timeout;
 use tokio_util::bytes::Bytes;
 
 use super::error::{RegistryError, Result};
+use super::failure::Failure;
 use super::fetch::{Backoff, Shared};
-use super::http::{Client, Failure};
+use super::http::Client;
 use super::manifest::Descriptor;
 
 /// The most bytes that are fetched and not yet read.

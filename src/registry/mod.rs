@@ -17,6 +17,7 @@ pub mod challenge;
 pub mod config;
 pub mod credentials;
 mod error;
+mod failure;
 pub mod fetch;
 mod http;
 pub mod layout;
