@@ -479,6 +479,92 @@ fn credentials_do_not_follow_a_redirect_to_another_host() {
     assert!(!format!("{error:?} {}", chain(&error)).contains("hidden"), "{error:?}");
 }
 
+/// Another registry to which the first sends us for a blob. What it is told and what it is not.
+#[test]
+fn a_challenge_is_answered_only_to_the_registry_itself() {
+    let identity = || Some(Login::Identity("secret".into()));
+    let password = || Some(Login::parse("me:secret").unwrap());
+    for (scheme, login) in [("Bearer", password()), ("Bearer", identity()), ("Basic", password())] {
+        let (registry, elsewhere) = (Registry::start(), Registry::start());
+        let (pushed, _) = one(&registry);
+        registry.guard(match scheme {
+            "Basic" => Access::Basic("me", "secret"),
+            _ => Access::Bearer(Some(("me", "secret"))),
+        });
+        elsewhere.guard(Access::Bearer(None));
+        let blob = pushed.layers[0].as_str();
+        registry.script(blob, u32::MAX, Fault::Redirect(format!("http://{}/x?signature=hidden", elsewhere.host())));
+        let realm = format!(r#"{scheme} realm="http://{}/token",service="embedded",scope="repository:a/b:pull""#, elsewhere.host());
+        elsewhere.script("/x", u32::MAX, Fault::Challenge(realm, "who are you?"));
+        let options = Options { login, ..options() };
+        let client = connect(&registry, "a/b:t", &options).unwrap();
+        let found = client.manifest(&Platform::host()).unwrap();
+        for _ in 0..2 {
+            let error = client.blob(&found.image.layers[0]).map(|_| ()).unwrap_err();
+            let want = format!(
+                "blob {blob}: {} redirected to {}, which answered 401 Unauthorized: who are you?; only {0} is given its credentials",
+                registry.host(),
+                elsewhere.host()
+            );
+            assert_eq!(chain(&error), want);
+        }
+        let seen: Vec<_> = elsewhere.requests().into_iter().map(|r| (r.method, r.path, r.authorization, r.body)).collect();
+        let want = ("GET".to_owned(), "/x?signature=hidden".to_owned(), None, Vec::new());
+        assert_eq!(seen, [want.clone(), want], "{scheme}");
+        // What answers the registry itself is still what it was.
+        let before = registry.requests().len();
+        client.config(&found.image.config).unwrap();
+        let paths: Vec<String> = registry.requests().into_iter().skip(before).map(|r| r.path).collect();
+        assert_eq!(paths, [format!("/v2/a/b/blobs/{}", pushed.config)], "{scheme}");
+    }
+}
+
+#[test]
+fn a_token_server_that_sends_us_on_is_told_nothing_more() {
+    for login in [Login::parse("me:secret").unwrap(), Login::Identity("secret".into())] {
+        let (registry, elsewhere) = (Registry::start(), Registry::start());
+        one(&registry);
+        registry.guard(Access::Bearer(Some(("me", "secret"))));
+        registry.script("/token", u32::MAX, Fault::Redirect(format!("http://{}/token", elsewhere.host())));
+        let error = pull(&registry, "a/b:t", &Options { login: Some(login), ..options() }).unwrap_err();
+        let want = format!("token for manifest {0}/a/b:t: {0} answered 307 Temporary Redirect", registry.host());
+        assert_eq!(chain(&error), want);
+        assert_eq!(elsewhere.requests(), []);
+    }
+}
+
+#[test]
+fn who_refuses_is_named() {
+    let table = [
+        (404, "blob BLOB not found on ELSE (by way of HOST): no"),
+        (403, "blob BLOB: HOST redirected to ELSE, which answered 403 Forbidden: no; only HOST is given its credentials"),
+        (401, "blob BLOB: HOST redirected to ELSE, which answered 401 Unauthorized: no; only HOST is given its credentials"),
+        (418, "blob BLOB: ELSE (by way of HOST) answered 418 I'm a teapot: no"),
+    ];
+    for (status, want) in table {
+        let (registry, elsewhere) = (Registry::start(), Registry::start());
+        let (pushed, _) = one(&registry);
+        let blob = pushed.layers[0].as_str();
+        registry.script(blob, u32::MAX, Fault::Redirect(format!("http://{}/x", elsewhere.host())));
+        elsewhere.script("/x", u32::MAX, Fault::Status(status, "no"));
+        let error = pull(&registry, "a/b:t", &options()).unwrap_err();
+        let want = want.replace("HOST", &registry.host()).replace("ELSE", &elsewhere.host()).replace("BLOB", blob);
+        assert_eq!(chain(&error), want);
+    }
+}
+
+/// Some registries say 401 without a word; c/image then asks `/v2/` what they want.
+#[test]
+fn a_401_without_a_challenge_is_explained_by_the_api_root() {
+    for access in [Access::Basic("me", "secret"), Access::Bearer(Some(("me", "secret")))] {
+        let registry = Registry::start();
+        let (_, layer) = one(&registry);
+        registry.guard(access.clone()).script("manifests/", 1, Fault::Status(401, ""));
+        let (_, layers) = pull(&registry, "a/b:t", &options()).unwrap();
+        assert!(layers == [layer], "{access:?}");
+    }
+}
+
 #[test]
 fn a_registry_that_is_down_is_named_with_the_cause() {
     let mut registry = Registry::start();

@@ -1,4 +1,6 @@
 //! Answering a registry's challenge: Basic, or a token from the server it names.
+//!
+//! Only the registry's own challenges come here (R3), and a token server's redirects are not followed.
 
 use reqwest::header::HeaderValue;
 use reqwest::{StatusCode, Url};
@@ -53,13 +55,13 @@ impl Client {
                 let mut form = Url::parse("http://form/").map_err(|e| bad("no form", &server, &e.to_string()))?;
                 form.query_pairs_mut().extend_pairs(&query);
                 let body = form.query().unwrap_or_default().to_owned();
-                self.inner.post(url).header("Content-Type", "application/x-www-form-urlencoded").body(body)
+                self.tokens.post(url).header("Content-Type", "application/x-www-form-urlencoded").body(body)
             }
             login => {
                 url.query_pairs_mut().extend_pairs(&query);
                 match login.as_ref().and_then(Login::basic).as_deref().and_then(secret) {
-                    Some(basic) => self.inner.get(url).header("Authorization", basic),
-                    None => self.inner.get(url),
+                    Some(basic) => self.tokens.get(url).header("Authorization", basic),
+                    None => self.tokens.get(url),
                 }
             }
         };

@@ -38,6 +38,18 @@ pub enum RegistryError {
         /// The registry's own words, sanitised; may be empty.
         said: String,
     },
+    /// The registry sent us to another host, and that one refused us (401, 403).
+    #[error("{what}: {host} redirected to {target}, which answered {answer}; only {host} is given its credentials")]
+    Redirected {
+        /// The object that was asked for.
+        what: String,
+        /// The registry.
+        host: String,
+        /// The host that refused.
+        target: String,
+        /// The HTTP status, and that host's own words, sanitised.
+        answer: String,
+    },
     /// The registry wants us to come back later (429).
     #[error("{what}: {host} limits requests{}; try again later or log in", colon(said))]
     RateLimited {
@@ -181,7 +193,7 @@ impl RegistryError {
     }
 }
 
-fn colon(said: &str) -> String {
+pub(super) fn colon(said: &str) -> String {
     if said.is_empty() { String::new() } else { format!(": {said}") }
 }
 

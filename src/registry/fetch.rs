@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use super::blob::BlobReader;
 use super::credentials::{self, Login};
 use super::error::{RegistryError, Result};
-use super::failure::{Again, Failure, status_error};
+use super::failure::{Again, Failure};
 use super::http::Client;
 use super::manifest::{self, ACCEPT, Descriptor, Document, MANIFEST_MAX};
 use super::platform::Platform;
@@ -228,7 +228,7 @@ async fn whole(
             let mut response = client.get(what, path, accept, 0).await?;
             if response.status() != StatusCode::OK {
                 // A part, or no part, of something that was asked for whole.
-                return Err(status_error(what, &client.host, &response, String::new()));
+                return Err(client.refusal(what, &response, String::new()));
             }
             let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
             let content_type = header(CONTENT_TYPE.as_str());

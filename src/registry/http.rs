@@ -6,20 +6,24 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::credentials::Login;
-use super::error::{RegistryError, plain};
+use super::error::{RegistryError, colon, plain};
 use super::failure::{Failure, SAID_MAX, any_cause, chain, host_of, said, status_error};
 use super::fetch::Options;
 
 const REDIRECTS_MAX: usize = 10;
+/// The most of another host's name that an error shows, in characters.
+const HOST_MAX: usize = 100;
 
 /// A client for one repository of one registry.
 pub(super) struct Client {
     pub(super) inner: reqwest::Client,
+    /// For credentials: it follows no redirect, which could repeat the body of a POST elsewhere.
+    pub(super) tokens: reqwest::Client,
     /// `HOST[:PORT]` as errors show it.
     pub(super) host: String,
     /// The repository.
@@ -39,21 +43,10 @@ impl Client {
         if rustls::crypto::CryptoProvider::get_default().is_none() && rustls::crypto::ring::default_provider().install_default().is_err() {
             tracing::debug!("another thread has installed the TLS provider");
         }
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("cstor-rs/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .referer(false)
-            .redirect(redirect::Policy::limited(REDIRECTS_MAX))
-            .connect_timeout(options.connect_timeout)
-            // With verification on nothing goes over plain http, redirects and token servers included.
-            .https_only(options.tls_verify)
-            .tls_danger_accept_invalid_certs(!options.tls_verify);
-        if is_loopback(reference.api_host()) {
-            builder = builder.no_proxy();
-        }
-        let inner = builder.build().map_err(|e| RegistryError::Client { source: e.into() })?;
+        let build = |redirects| build(reference, options, redirects).map_err(|e| RegistryError::Client { source: e.into() });
         Ok(Self {
-            inner,
+            inner: build(redirect::Policy::limited(REDIRECTS_MAX))?,
+            tokens: build(redirect::Policy::none())?,
             host: reference.host().to_owned(),
             path: reference.path().to_owned(),
             login,
@@ -98,18 +91,48 @@ impl Client {
                 return Ok(response);
             }
             let words = said(&mut response, self.stall).await;
-            let failure = status_error(what, &self.host, &response, words);
-            if status != StatusCode::UNAUTHORIZED || challenged {
+            let failure = self.refusal(what, &response, words);
+            // What another host asks for, it does not get: its challenge names a token server of its own choice.
+            if status != StatusCode::UNAUTHORIZED || challenged || self.other(&response).is_some() {
                 return Err(failure);
             }
             challenged = true;
-            let headers: Vec<String> =
-                response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|h| h.to_str().ok().map(str::to_owned)).collect();
+            let mut headers = challenges(&response);
+            if headers.is_empty() {
+                headers = self.root_challenges().await?;
+            }
             // One answer serves all threads: whoever comes second finds another header than the one it used.
             let mut auth = self.auth.lock().await;
             if *auth == used {
                 *auth = Some(self.answer(what, &headers, *failure.error).await?);
             }
+        }
+    }
+
+    /// What the root of the API asks for, for a registry whose 401 does not say it.
+    async fn root_challenges(&self) -> Result<Vec<String>, Failure> {
+        let response = self.send("the API", self.inner.get(self.url("/v2/"))).await?;
+        let own = response.status() == StatusCode::UNAUTHORIZED && self.other(&response).is_none();
+        Ok(if own { challenges(&response) } else { Vec::new() })
+    }
+
+    /// The host that answered, if a redirect led to another one than the registry.
+    fn other(&self, response: &Response) -> Option<String> {
+        let own = Url::parse(&self.url("/v2/")).is_ok_and(|url| url.origin() == response.url().origin());
+        (!own).then(|| plain(&host_of(response.url()), HOST_MAX))
+    }
+
+    /// The error for a status that is none of success, naming who answered.
+    pub(super) fn refusal(&self, what: &str, response: &Response, said: String) -> Failure {
+        let Some(target) = self.other(response) else { return status_error(what, &self.host, response, said) };
+        match response.status() {
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Failure::last(RegistryError::Redirected {
+                what: what.to_owned(),
+                host: self.host.clone(),
+                target,
+                answer: format!("{status}{}", colon(&said)),
+            }),
+            _ => status_error(what, &by_way_of(&target, &self.host), response, said),
         }
     }
 
@@ -151,7 +174,7 @@ impl Client {
     pub(super) fn classify(&self, what: &str, got: u64, error: reqwest::Error) -> Failure {
         // Another host is one that the registry sent us to.
         let host = match error.url().map(host_of).filter(|h| !h.is_empty() && *h != self.api_host) {
-            Some(other) => format!("{} (by way of {})", plain(&other, 100), self.host),
+            Some(other) => by_way_of(&plain(&other, HOST_MAX), &self.host),
             None => self.host.clone(),
         };
         let error = error.without_url();
@@ -177,6 +200,30 @@ impl Client {
         }
         Failure::soon(RegistryError::Broken { what: what.to_owned(), host, got, tries: 1, source: error.into() })
     }
+}
+
+fn build(reference: &super::Reference, options: &Options, redirects: redirect::Policy) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("cstor-rs/", env!("CARGO_PKG_VERSION")))
+        .http1_only()
+        .referer(false)
+        .redirect(redirects)
+        .connect_timeout(options.connect_timeout)
+        // With verification on nothing goes over plain http, redirects and token servers included.
+        .https_only(options.tls_verify)
+        .tls_danger_accept_invalid_certs(!options.tls_verify);
+    if is_loopback(reference.api_host()) {
+        builder = builder.no_proxy();
+    }
+    builder.build()
+}
+
+fn by_way_of(other: &str, host: &str) -> String {
+    format!("{other} (by way of {host})")
+}
+
+fn challenges(response: &Response) -> Vec<String> {
+    response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|h| h.to_str().ok().map(str::to_owned)).collect()
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -9,7 +9,8 @@
 //! - R1: a manifest or config is returned only after its bytes had the digest that was asked for.
 //! - R2: a blob's stream gives exactly its declared size and then ends, or it gives an error; never a short end.
 //!   Its digest is the reader's to check, in the same pass that unpacks it.
-//! - R3: credentials and tokens go to the host they are for, and never into a log or an error.
+//! - R3: credentials and tokens go to the registry they are for and to the token server that it names itself; a
+//!   host to which it redirects gets none and cannot ask for any. They never go into a log or an error.
 
 mod auth;
 mod blob;
