@@ -23,8 +23,11 @@ pub mod fetch;
 mod http;
 pub mod layout;
 pub mod manifest;
+mod media_type;
 pub mod platform;
 pub mod reference;
+mod shape;
+mod shapes;
 mod source;
 
 pub use config::ImageConfig;
