@@ -325,6 +325,43 @@ fn a_broken_blob_is_resumed_where_it_broke() {
     );
 }
 
+/// A stall that is allowed to be longer than everything else: what ends then is the whole object's time.
+#[test]
+fn a_drip_does_not_last_for_ever() {
+    let limit = Some(Duration::from_secs(1));
+    let table = [
+        ("manifests/", "manifest HOST/a/b:t: HOST sent only 7 bytes in 1 s after 7 bytes, attempt 3"),
+        ("CONFIG", "config CONFIG: HOST sent only 7 bytes in 1 s after 7 bytes, attempt 3"),
+        ("/token", "token for manifest HOST/a/b:t: HOST sent only 7 bytes in 1 s after 7 bytes, attempt 3"),
+        ("BLOB", "blob BLOB: HOST sent only 7 bytes in 1 s after 21 bytes, attempt 3"),
+    ];
+    let run = |(path, want): (&str, &str)| {
+        let registry = Registry::start();
+        let (pushed, _) = one(&registry);
+        let named = |text: &str| {
+            let text = text.replace("HOST", &registry.host()).replace("CONFIG", pushed.config.as_str());
+            text.replace("BLOB", pushed.layers[0].as_str())
+        };
+        if path == "/token" {
+            registry.guard(Access::Bearer(None));
+        }
+        registry.script(named(path), u32::MAX, Fault::StallAfter(7));
+        let patient = Duration::from_secs(3600);
+        let options = Options { stall: patient, small_deadline: limit, blob_window: limit, ..options() };
+        let error = pull(&registry, "a/b:t", &options).unwrap_err();
+        assert!(matches!(error, RegistryError::Stalled { .. }), "{error:?}");
+        assert_eq!(chain(&error), named(want));
+    };
+    each(table.to_vec(), |_| true, run);
+    // A blob that never makes its pace fails, one without a floor comes whole.
+    for (blob_floor, whole) in [(u64::MAX, false), (0, true)] {
+        let registry = Registry::start();
+        one(&registry);
+        let options = Options { blob_window: Some(Duration::ZERO), blob_floor, retries: 0, ..options() };
+        assert_eq!(pull(&registry, "a/b:t", &options).is_ok(), whole);
+    }
+}
+
 #[test]
 fn wrong_bytes_of_a_blob_reach_the_reader_who_hashes_them() {
     let registry = Registry::start();

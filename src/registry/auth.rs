@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::challenge::{self, Challenge};
 use super::credentials::Login;
 use super::error::RegistryError;
-use super::failure::{Failure, host_of, said, status_error};
+use super::failure::{Failure, host_of, status_error};
 use super::http::Client;
 
 /// The largest answer of a token server, in bytes.
@@ -68,7 +68,7 @@ impl Client {
         let asked = format!("token for {what}");
         let mut response = self.send(&asked, request).await?;
         if response.status() != StatusCode::OK {
-            let words = said(&mut response, self.stall).await;
+            let words = self.said(&mut response).await;
             return Err(status_error(&asked, &server, &response, words));
         }
         let body = self.body(&asked, &mut response, ANSWER_MAX).await?;

@@ -76,8 +76,8 @@ pub enum RegistryError {
         /// What failed.
         source: Cause,
     },
-    /// The registry keeps the connection open and sends nothing.
-    #[error("{what}: {host} sent nothing for {} s after {got} bytes{}", seconds(idle), tried(*tries))]
+    /// The registry keeps the connection open and sends nothing, or too little.
+    #[error("{what}: {host} sent {} {} s after {got} bytes{}", amount(*sent), seconds(idle), tried(*tries))]
     Stalled {
         /// The object that was being fetched.
         what: String,
@@ -85,7 +85,9 @@ pub enum RegistryError {
         host: String,
         /// Bytes received so far.
         got: u64,
-        /// How long nothing came.
+        /// Bytes that came in this time.
+        sent: u64,
+        /// How long nothing, or no more than that, came.
         idle: Duration,
         /// How many attempts were made.
         tries: u32,
@@ -199,6 +201,10 @@ pub(super) fn colon(said: &str) -> String {
 
 fn seconds(idle: &Duration) -> f64 {
     idle.as_secs_f64()
+}
+
+fn amount(sent: u64) -> String {
+    if sent > 0 { format!("only {sent} bytes in") } else { "nothing for".into() }
 }
 
 fn tried(tries: u32) -> String {

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, StatusCode, Url};
@@ -66,10 +66,12 @@ pub(super) fn status_error(what: &str, host: &str, response: &Response, said: St
     }
 }
 
-/// The registry's own words in an error page: its JSON errors, else the beginning of the text.
-pub(super) async fn said(response: &mut Response, stall: Duration) -> String {
+/// The registry's own words in an error page: its JSON errors, else the beginning of the text. The whole page has
+/// this time.
+pub(super) async fn said(response: &mut Response, time: Duration) -> String {
     let mut page = Vec::new();
-    while let Ok(Ok(Some(bytes))) = timeout(stall, response.chunk()).await {
+    let begun = Instant::now();
+    while let Ok(Ok(Some(bytes))) = timeout(time.saturating_sub(begun.elapsed()), response.chunk()).await {
         page.extend(bytes.iter().take(ERROR_PAGE_MAX.saturating_sub(page.len())));
         if page.len() >= ERROR_PAGE_MAX {
             break;

@@ -43,6 +43,13 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long nothing may come on an open connection.
     pub stall: Duration,
+    /// How long a manifest, a config, a token or an error page may take in all; `None`: five times `stall`.
+    pub small_deadline: Option<Duration>,
+    /// A blob must bring [`Options::blob_floor`] bytes in each such time of waiting for it, or the connection counts
+    /// as stalled and is resumed; `None`: four times `stall`.
+    pub blob_window: Option<Duration>,
+    /// The fewest bytes that a blob must bring in each [`Options::blob_window`]; 0: any pace will do.
+    pub blob_floor: u64,
     /// Once cancelled, every request ends at once with [`RegistryError::Cancelled`].
     pub cancel: CancellationToken,
     /// The runtime to use; without one each registry starts its own of two threads.
@@ -59,6 +66,9 @@ impl Default for Options {
             retry_delay: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(15),
             stall: Duration::from_secs(60),
+            small_deadline: None,
+            blob_window: None,
+            blob_floor: 256 << 10,
             cancel: CancellationToken::new(),
             runtime: None,
         }

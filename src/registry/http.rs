@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
@@ -14,6 +14,7 @@ use super::credentials::Login;
 use super::error::{RegistryError, colon, plain};
 use super::failure::{Failure, SAID_MAX, any_cause, chain, host_of, said, status_error};
 use super::fetch::Options;
+use super::pace::Pace;
 
 const REDIRECTS_MAX: usize = 10;
 /// The most of another host's name that an error shows, in characters.
@@ -30,6 +31,8 @@ pub(super) struct Client {
     pub(super) path: String,
     pub(super) login: Option<Login>,
     pub(super) stall: Duration,
+    small: Duration,
+    pub(super) pace: Pace,
     scheme: &'static str,
     api_host: String,
     /// What answered the last challenge.
@@ -51,6 +54,8 @@ impl Client {
             path: reference.path().to_owned(),
             login,
             stall: options.stall,
+            small: options.small_deadline.unwrap_or(options.stall.saturating_mul(5)),
+            pace: Pace::new(options.blob_floor, options.blob_window.unwrap_or(options.stall.saturating_mul(4))),
             scheme: "https",
             api_host: reference.api_host().to_owned(),
             auth: Mutex::new(None),
@@ -90,7 +95,7 @@ impl Client {
             if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
                 return Ok(response);
             }
-            let words = said(&mut response, self.stall).await;
+            let words = self.said(&mut response).await;
             let failure = self.refusal(what, &response, words);
             // What another host asks for, it does not get: its challenge names a token server of its own choice.
             if status != StatusCode::UNAUTHORIZED || challenged || self.other(&response).is_some() {
@@ -145,16 +150,19 @@ impl Client {
         }
     }
 
-    /// The whole body of at most `max` bytes.
+    /// The whole body of at most `max` bytes, in the time that a small object may take.
     pub(super) async fn body(&self, what: &str, response: &mut Response, max: u64) -> Result<Vec<u8>, Failure> {
         let too_long = |got: String| RegistryError::Length { what: what.to_owned(), host: self.host.clone(), declared: max, got };
         if let Some(length) = response.content_length().filter(|l| *l > max) {
             return Err(Failure::last(too_long(format!("{length} bytes announced"))));
         }
         let mut body = Vec::new();
+        let begun = Instant::now();
         loop {
             let got = body.len() as u64;
-            match timeout(self.stall, response.chunk()).await {
+            let left = self.small.saturating_sub(begun.elapsed());
+            match timeout(self.stall.min(left), response.chunk()).await {
+                Err(_) if left < self.stall => return Err(Failure::soon(self.slow(what, got, got, self.small))),
                 Err(_) => return Err(Failure::soon(self.stalled(what, got))),
                 Ok(Err(error)) => return Err(self.classify(what, got, error)),
                 Ok(Ok(None)) => return Ok(body),
@@ -167,7 +175,17 @@ impl Client {
     }
 
     pub(super) fn stalled(&self, what: &str, got: u64) -> RegistryError {
-        RegistryError::Stalled { what: what.to_owned(), host: self.host.clone(), got, idle: self.stall, tries: 1 }
+        self.slow(what, got, 0, self.stall)
+    }
+
+    /// The other side's own words in an error page.
+    pub(super) async fn said(&self, response: &mut Response) -> String {
+        said(response, self.stall.min(self.small)).await
+    }
+
+    /// Only `sent` bytes came in `idle`.
+    pub(super) fn slow(&self, what: &str, got: u64, sent: u64, idle: Duration) -> RegistryError {
+        RegistryError::Stalled { what: what.to_owned(), host: self.host.clone(), got, sent, idle, tries: 1 }
     }
 
     /// Sorts what reqwest says. Its URL is cut off: a redirect's may hold a signature.

@@ -11,6 +11,8 @@
 //!   Its digest is the reader's to check, in the same pass that unpacks it.
 //! - R3: credentials and tokens go to the registry they are for and to the token server that it names itself; a
 //!   host to which it redirects gets none and cannot ask for any. They never go into a log or an error.
+//! - R4: whatever the registry does, a request ends: nothing for a stall, a small object that takes too long, a blob
+//!   below the least pace.
 
 mod auth;
 mod blob;
@@ -24,6 +26,7 @@ mod http;
 pub mod layout;
 pub mod manifest;
 mod media_type;
+mod pace;
 pub mod platform;
 pub mod reference;
 mod shape;
