@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use cstor_rs::ids::Digest;
 use cstor_rs::registry::{
-    Descriptor, ImageSource, Login, Options, Place, Platform, Reference, Registry as Client, RegistryError, Resolved, config,
+    Descriptor, ImageSource, Login, Options, Place, Platform, Reference, Registry as Client, RegistryError, Resolved, SystemFiles, config,
 };
 use embedded::{Access, Compression, Fault, ImageSpec, Pushed, Registry, tar};
 
@@ -21,6 +21,8 @@ use embedded::{Access, Compression, Fault, ImageSpec, Pushed, Registry, tar};
 fn options() -> Options {
     Options {
         tls_verify: false,
+        // This machine's own files are not what is tested.
+        system: SystemFiles::default(),
         login: Some(Login::parse("me:secret").unwrap()),
         retries: 2,
         retry_delay: Duration::from_millis(1),
@@ -624,6 +626,95 @@ fn plain_http_is_not_spoken_while_tls_is_verified() {
     assert_eq!(registry.requests(), []);
     // A machine without any certificate authority says so even earlier.
     assert!(matches!(error, RegistryError::Tls { .. } | RegistryError::Client { .. }), "{error:?}");
+}
+
+/// The host's files, with HOST for the registry's address; the name, and the error or where it was found.
+#[test]
+fn what_the_host_does_not_allow_is_not_fetched() {
+    let accept = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
+    let reject = r#"{"default":[{"type":"reject"}]}"#;
+    let scoped = r#"{"default":[{"type":"reject"}],"transports":{"docker":{"HOST/a":[{"type":"insecureAcceptAnything"}]}}}"#;
+    let signed = r#"{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k"}]}"#;
+    let insecure = "[[registry]]\nlocation = 'HOST'\ninsecure = true";
+    let moved = "[[registry]]\nprefix = 'example.com/x'\nlocation = 'HOST/a'\ninsecure = true";
+    let blocked = "[[registry]]\nlocation = 'HOST'\nblocked = true";
+    let one_search = format!("unqualified-search-registries = ['HOST']\n{insecure}");
+    type Case<'a> = (Option<&'a str>, Option<&'a str>, &'a str, Option<&'a str>);
+    let table: [Case<'_>; 11] = [
+        (None, Some(insecure), "HOST/a/b:t", None),
+        (Some(accept), Some(insecure), "HOST/a/b:t", None),
+        (Some(scoped), Some(insecure), "HOST/a/b:t", None),
+        (Some(reject), Some(insecure), "HOST/a/b:t", Some("HOST/a/b:t is not accepted: DIR/policy.json rejects it (default)")),
+        (
+            Some(signed),
+            Some(insecure),
+            "HOST/a/b:t",
+            Some(
+                "HOST/a/b:t is not accepted: DIR/policy.json wants it verified by \"signedBy\", and signatures are not verified yet (default)",
+            ),
+        ),
+        (Some("{"), None, "HOST/a/b:t", Some("DIR/policy.json: is not a policy: EOF while parsing an object at line 1 column 1")),
+        (None, Some(blocked), "HOST/a/b:t", Some("HOST/a/b:t is not accepted: DIR/registries.conf blocks \"HOST\"")),
+        (None, Some(moved), "example.com/x/b:t", None),
+        (None, Some(&one_search), "a/b:t", None),
+        (
+            None,
+            Some("unqualified-search-registries = ['b.io', 'c.io']"),
+            "a/b:t",
+            Some(
+                "a/b:t is not accepted: DIR/registries.conf names b.io, c.io for names without a registry; write the full name, REGISTRY/a/b:t",
+            ),
+        ),
+        (
+            None,
+            Some("unqualified-search-registries = ['nodot']"),
+            "a/b:t",
+            Some("a/b:t is not accepted: registries.conf makes \"nodot/a/b:t\" of it, which still names no registry"),
+        ),
+    ];
+    for (policy, registries, name, want) in table {
+        let registry = Registry::start();
+        let (pushed, _) = one(&registry);
+        let temp = tempfile::tempdir().unwrap();
+        let named = |text: &str| text.replace("HOST", &registry.host()).replace("DIR", temp.path().to_str().unwrap());
+        let put = |file: &str, text: Option<&str>| text.iter().for_each(|t| std::fs::write(temp.path().join(file), named(t)).unwrap());
+        put("policy.json", policy);
+        put("registries.conf", registries);
+        let system = SystemFiles {
+            policy: vec![temp.path().join("none"), temp.path().join("policy.json")],
+            registries: vec![temp.path().join("registries.conf")],
+            ..SystemFiles::default()
+        };
+        let options = Options { tls_verify: true, system: system.clone(), ..options() };
+        let got = Place::find(&named(name), &system).and_then(|place| place.open(&options)).and_then(|found| {
+            let resolved = found.source.manifest(&Platform::host())?;
+            Ok((found.name, resolved.image.digest))
+        });
+        match (got, want) {
+            (Ok((stored, digest)), None) => {
+                // The name is the one that was asked for, wherever it came from.
+                let full = if name == "a/b:t" { registry.reference(name) } else { named(name) };
+                assert_eq!((stored, digest), (Some(full), pushed.manifest), "{name}");
+            }
+            (Err(error), Some(want)) => {
+                assert_eq!(chain(&error), named(want), "{name}");
+                assert_eq!(registry.requests(), [], "{name}");
+            }
+            (got, want) => panic!("{policy:?} {registries:?} {name}: {got:?}, wanted {want:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_file_that_must_exist_and_does_not_is_an_error() {
+    let missing = vec!["/no/such/file".into()];
+    let policy = SystemFiles { policy: missing.clone(), policy_must_exist: true, ..SystemFiles::default() };
+    let registries = SystemFiles { registries: missing, registries_must_exist: true, ..SystemFiles::default() };
+    for system in [policy, registries] {
+        let reference: Reference = "q.io/a".parse().unwrap();
+        let error = Client::connect(reference, &Options { system, tls_verify: true, ..options() }).map(|_| ()).unwrap_err();
+        assert_eq!(chain(&error), "/no/such/file: No such file or directory (os error 2)");
+    }
 }
 
 #[test]

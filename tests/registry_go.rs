@@ -11,7 +11,7 @@ use std::error::Error as _;
 use std::process::Command;
 
 use cstor_rs::ids::Digest;
-use cstor_rs::registry::{ImageSource, Options, Platform, Registry as Client, RegistryError, config};
+use cstor_rs::registry::{ImageSource, Options, Platform, Registry as Client, RegistryError, SystemFiles, config};
 use embedded::Registry;
 
 /// Where a row's text goes, always at the end of an object.
@@ -159,7 +159,7 @@ fn push(registry: &Registry, docker: bool, at: At, text: &str, replaced: (&str, 
 }
 
 fn ours(registry: &Registry) -> Result<(), String> {
-    let options = Options { tls_verify: false, ..Options::default() };
+    let options = Options { tls_verify: false, system: SystemFiles::default(), ..Options::default() };
     let judge = || {
         let client = Client::connect(registry.reference("a:t").parse().unwrap(), &options)?;
         let found = client.manifest(&Platform::host())?;

@@ -69,7 +69,9 @@ pub enum RegistryError {
         source: Cause,
     },
     /// A connection, but no TLS on it that can be trusted.
-    #[error("registry {host}: TLS failed; for plain http or a certificate of its own use --tls-verify=false")]
+    #[error(
+        "registry {host}: TLS failed; if its certificate is signed by an authority of your own, make that known to the system; if nobody need be sure who it is, use --tls-verify=false, or insecure = true in registries.conf"
+    )]
     Tls {
         /// The registry.
         host: String,
@@ -149,6 +151,22 @@ pub enum RegistryError {
         what: String,
         /// What is wrong with it.
         source: ContentError,
+    },
+    /// This host does not accept the image, or not by this name: policy.json or registries.conf says so.
+    #[error("{name} is not accepted: {why}")]
+    Forbidden {
+        /// The image.
+        name: String,
+        /// The file and what it says.
+        why: String,
+    },
+    /// A file of the host's about registries cannot be used.
+    #[error("{path}: {why}")]
+    Configuration {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// A file of credentials cannot be used.
     #[error("credentials file {path}: {why}")]

@@ -20,6 +20,7 @@ use super::manifest::{self, ACCEPT, Descriptor, Document, MANIFEST_MAX};
 use super::platform::Platform;
 use super::reference::Reference;
 use super::source::{ImageSource, Resolved, resolve, verify};
+use super::system::SystemFiles;
 use crate::ids::Digest;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,8 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Whether TLS must be there and its certificate be trusted; without it any certificate will do, and http.
     pub tls_verify: bool,
+    /// The host's own files about registries, policy.json among them.
+    pub system: SystemFiles,
     /// Credentials that go before those of any file.
     pub login: Option<Login>,
     /// The only file of credentials to read.
@@ -60,6 +63,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             tls_verify: true,
+            system: SystemFiles::of_process(),
             login: None,
             authfile: None,
             retries: 3,
@@ -101,16 +105,23 @@ impl Drop for Shared {
 impl Registry {
     /// Makes a client for the registry of `reference`.
     ///
-    /// Nothing is asked of it yet, except without TLS verification: then https and http are tried in turn.
+    /// Nothing is asked of it yet, except without TLS verification: then https and http are tried in turn. What the
+    /// host's policy.json and registries.conf do not allow is not done.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Credentials`], [`RegistryError::Client`], and without TLS verification
+    /// [`RegistryError::Forbidden`], [`RegistryError::Configuration`], [`RegistryError::Credentials`], [`RegistryError::Client`], and without TLS verification
     /// [`RegistryError::Unreachable`] and its like.
     pub fn connect(reference: Reference, options: &Options) -> Result<Self> {
+        let forbidden = |why| RegistryError::Forbidden { name: reference.to_string(), why };
+        if let Some(policy) = options.system.policy()? {
+            policy.check(&reference).map_err(forbidden)?;
+        }
+        let endpoint = options.system.registries()?.endpoint(&reference).map_err(forbidden)?;
+        let options = Options { tls_verify: options.tls_verify && !endpoint.insecure, ..options.clone() };
         let login = match &options.login {
             Some(login) => Some(login.clone()),
-            None => credentials::find(options.authfile.as_deref(), reference.host(), reference.path())?,
+            None => credentials::find(options.authfile.as_deref(), endpoint.reference.host(), endpoint.reference.path())?,
         };
         let own = match options.runtime {
             Some(_) => None,
@@ -128,7 +139,7 @@ impl Registry {
             (None, Some(runtime)) => runtime.handle().clone(),
             (None, None) => return Err(RegistryError::Client { source: "no runtime".into() }),
         };
-        let mut client = Client::new(&reference, options, login)?;
+        let mut client = Client::new(&endpoint.reference, &options, login)?;
         if !options.tls_verify {
             client = wait(&handle, &options.cancel, async move {
                 let mut backoff = Backoff::new(&client);

@@ -28,10 +28,13 @@ pub mod manifest;
 mod media_type;
 mod pace;
 pub mod platform;
+mod policy;
 pub mod reference;
+mod registries;
 mod shape;
 mod shapes;
 mod source;
+mod system;
 
 pub use config::ImageConfig;
 pub use credentials::Login;
@@ -42,3 +45,4 @@ pub use manifest::{ContentError, Descriptor, ImageManifest, Index};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};
 pub use source::{Found, ImageSource, Place, Resolved};
+pub use system::SystemFiles;
