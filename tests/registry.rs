@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use cstor_rs::ids::Digest;
 use cstor_rs::registry::{
-    Descriptor, ImageSource, Login, Options, Place, Platform, Reference, Registry as Client, RegistryError, Resolved, config,
+    Descriptor, ImageSource, Login, Options, Place, Platform, Reference, Registry as Client, RegistryError, Resolved, SystemFiles, config,
 };
 use embedded::{Access, Compression, Fault, ImageSpec, Pushed, Registry, tar};
 
@@ -21,6 +21,8 @@ use embedded::{Access, Compression, Fault, ImageSpec, Pushed, Registry, tar};
 fn options() -> Options {
     Options {
         tls_verify: false,
+        // This machine's own files are not what is tested.
+        system: SystemFiles::default(),
         login: Some(Login::parse("me:secret").unwrap()),
         retries: 2,
         retry_delay: Duration::from_millis(1),
@@ -325,6 +327,43 @@ fn a_broken_blob_is_resumed_where_it_broke() {
     );
 }
 
+/// A stall that is allowed to be longer than everything else: what ends then is the whole object's time.
+#[test]
+fn a_drip_does_not_last_for_ever() {
+    let limit = Some(Duration::from_secs(1));
+    let table = [
+        ("manifests/", "manifest HOST/a/b:t: HOST sent only 7 bytes in 1 s after 7 bytes, attempt 3"),
+        ("CONFIG", "config CONFIG: HOST sent only 7 bytes in 1 s after 7 bytes, attempt 3"),
+        ("/token", "token for manifest HOST/a/b:t: HOST sent only 7 bytes in 1 s after 7 bytes, attempt 3"),
+        ("BLOB", "blob BLOB: HOST sent only 7 bytes in 1 s after 21 bytes, attempt 3"),
+    ];
+    let run = |(path, want): (&str, &str)| {
+        let registry = Registry::start();
+        let (pushed, _) = one(&registry);
+        let named = |text: &str| {
+            let text = text.replace("HOST", &registry.host()).replace("CONFIG", pushed.config.as_str());
+            text.replace("BLOB", pushed.layers[0].as_str())
+        };
+        if path == "/token" {
+            registry.guard(Access::Bearer(None));
+        }
+        registry.script(named(path), u32::MAX, Fault::StallAfter(7));
+        let patient = Duration::from_secs(3600);
+        let options = Options { stall: patient, small_deadline: limit, blob_window: limit, ..options() };
+        let error = pull(&registry, "a/b:t", &options).unwrap_err();
+        assert!(matches!(error, RegistryError::Stalled { .. }), "{error:?}");
+        assert_eq!(chain(&error), named(want));
+    };
+    each(table.to_vec(), |_| true, run);
+    // A blob that never makes its pace fails, one without a floor comes whole.
+    for (blob_floor, whole) in [(u64::MAX, false), (0, true)] {
+        let registry = Registry::start();
+        one(&registry);
+        let options = Options { blob_window: Some(Duration::ZERO), blob_floor, retries: 0, ..options() };
+        assert_eq!(pull(&registry, "a/b:t", &options).is_ok(), whole);
+    }
+}
+
 #[test]
 fn wrong_bytes_of_a_blob_reach_the_reader_who_hashes_them() {
     let registry = Registry::start();
@@ -479,6 +518,92 @@ fn credentials_do_not_follow_a_redirect_to_another_host() {
     assert!(!format!("{error:?} {}", chain(&error)).contains("hidden"), "{error:?}");
 }
 
+/// Another registry to which the first sends us for a blob. What it is told and what it is not.
+#[test]
+fn a_challenge_is_answered_only_to_the_registry_itself() {
+    let identity = || Some(Login::Identity("secret".into()));
+    let password = || Some(Login::parse("me:secret").unwrap());
+    for (scheme, login) in [("Bearer", password()), ("Bearer", identity()), ("Basic", password())] {
+        let (registry, elsewhere) = (Registry::start(), Registry::start());
+        let (pushed, _) = one(&registry);
+        registry.guard(match scheme {
+            "Basic" => Access::Basic("me", "secret"),
+            _ => Access::Bearer(Some(("me", "secret"))),
+        });
+        elsewhere.guard(Access::Bearer(None));
+        let blob = pushed.layers[0].as_str();
+        registry.script(blob, u32::MAX, Fault::Redirect(format!("http://{}/x?signature=hidden", elsewhere.host())));
+        let realm = format!(r#"{scheme} realm="http://{}/token",service="embedded",scope="repository:a/b:pull""#, elsewhere.host());
+        elsewhere.script("/x", u32::MAX, Fault::Challenge(realm, "who are you?"));
+        let options = Options { login, ..options() };
+        let client = connect(&registry, "a/b:t", &options).unwrap();
+        let found = client.manifest(&Platform::host()).unwrap();
+        for _ in 0..2 {
+            let error = client.blob(&found.image.layers[0]).map(|_| ()).unwrap_err();
+            let want = format!(
+                "blob {blob}: {} redirected to {}, which answered 401 Unauthorized: who are you?; only {0} is given its credentials",
+                registry.host(),
+                elsewhere.host()
+            );
+            assert_eq!(chain(&error), want);
+        }
+        let seen: Vec<_> = elsewhere.requests().into_iter().map(|r| (r.method, r.path, r.authorization, r.body)).collect();
+        let want = ("GET".to_owned(), "/x?signature=hidden".to_owned(), None, Vec::new());
+        assert_eq!(seen, [want.clone(), want], "{scheme}");
+        // What answers the registry itself is still what it was.
+        let before = registry.requests().len();
+        client.config(&found.image.config).unwrap();
+        let paths: Vec<String> = registry.requests().into_iter().skip(before).map(|r| r.path).collect();
+        assert_eq!(paths, [format!("/v2/a/b/blobs/{}", pushed.config)], "{scheme}");
+    }
+}
+
+#[test]
+fn a_token_server_that_sends_us_on_is_told_nothing_more() {
+    for login in [Login::parse("me:secret").unwrap(), Login::Identity("secret".into())] {
+        let (registry, elsewhere) = (Registry::start(), Registry::start());
+        one(&registry);
+        registry.guard(Access::Bearer(Some(("me", "secret"))));
+        registry.script("/token", u32::MAX, Fault::Redirect(format!("http://{}/token", elsewhere.host())));
+        let error = pull(&registry, "a/b:t", &Options { login: Some(login), ..options() }).unwrap_err();
+        let want = format!("token for manifest {0}/a/b:t: {0} answered 307 Temporary Redirect", registry.host());
+        assert_eq!(chain(&error), want);
+        assert_eq!(elsewhere.requests(), []);
+    }
+}
+
+#[test]
+fn who_refuses_is_named() {
+    let table = [
+        (404, "blob BLOB not found on ELSE (by way of HOST): no"),
+        (403, "blob BLOB: HOST redirected to ELSE, which answered 403 Forbidden: no; only HOST is given its credentials"),
+        (401, "blob BLOB: HOST redirected to ELSE, which answered 401 Unauthorized: no; only HOST is given its credentials"),
+        (418, "blob BLOB: ELSE (by way of HOST) answered 418 I'm a teapot: no"),
+    ];
+    for (status, want) in table {
+        let (registry, elsewhere) = (Registry::start(), Registry::start());
+        let (pushed, _) = one(&registry);
+        let blob = pushed.layers[0].as_str();
+        registry.script(blob, u32::MAX, Fault::Redirect(format!("http://{}/x", elsewhere.host())));
+        elsewhere.script("/x", u32::MAX, Fault::Status(status, "no"));
+        let error = pull(&registry, "a/b:t", &options()).unwrap_err();
+        let want = want.replace("HOST", &registry.host()).replace("ELSE", &elsewhere.host()).replace("BLOB", blob);
+        assert_eq!(chain(&error), want);
+    }
+}
+
+/// Some registries say 401 without a word; c/image then asks `/v2/` what they want.
+#[test]
+fn a_401_without_a_challenge_is_explained_by_the_api_root() {
+    for access in [Access::Basic("me", "secret"), Access::Bearer(Some(("me", "secret")))] {
+        let registry = Registry::start();
+        let (_, layer) = one(&registry);
+        registry.guard(access.clone()).script("manifests/", 1, Fault::Status(401, ""));
+        let (_, layers) = pull(&registry, "a/b:t", &options()).unwrap();
+        assert!(layers == [layer], "{access:?}");
+    }
+}
+
 #[test]
 fn a_registry_that_is_down_is_named_with_the_cause() {
     let mut registry = Registry::start();
@@ -501,6 +626,95 @@ fn plain_http_is_not_spoken_while_tls_is_verified() {
     assert_eq!(registry.requests(), []);
     // A machine without any certificate authority says so even earlier.
     assert!(matches!(error, RegistryError::Tls { .. } | RegistryError::Client { .. }), "{error:?}");
+}
+
+/// The host's files, with HOST for the registry's address; the name, and the error or where it was found.
+#[test]
+fn what_the_host_does_not_allow_is_not_fetched() {
+    let accept = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
+    let reject = r#"{"default":[{"type":"reject"}]}"#;
+    let scoped = r#"{"default":[{"type":"reject"}],"transports":{"docker":{"HOST/a":[{"type":"insecureAcceptAnything"}]}}}"#;
+    let signed = r#"{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k"}]}"#;
+    let insecure = "[[registry]]\nlocation = 'HOST'\ninsecure = true";
+    let moved = "[[registry]]\nprefix = 'example.com/x'\nlocation = 'HOST/a'\ninsecure = true";
+    let blocked = "[[registry]]\nlocation = 'HOST'\nblocked = true";
+    let one_search = format!("unqualified-search-registries = ['HOST']\n{insecure}");
+    type Case<'a> = (Option<&'a str>, Option<&'a str>, &'a str, Option<&'a str>);
+    let table: [Case<'_>; 11] = [
+        (None, Some(insecure), "HOST/a/b:t", None),
+        (Some(accept), Some(insecure), "HOST/a/b:t", None),
+        (Some(scoped), Some(insecure), "HOST/a/b:t", None),
+        (Some(reject), Some(insecure), "HOST/a/b:t", Some("HOST/a/b:t is not accepted: DIR/policy.json rejects it (default)")),
+        (
+            Some(signed),
+            Some(insecure),
+            "HOST/a/b:t",
+            Some(
+                "HOST/a/b:t is not accepted: DIR/policy.json wants it verified by \"signedBy\", and signatures are not verified yet (default)",
+            ),
+        ),
+        (Some("{"), None, "HOST/a/b:t", Some("DIR/policy.json: is not a policy: EOF while parsing an object at line 1 column 1")),
+        (None, Some(blocked), "HOST/a/b:t", Some("HOST/a/b:t is not accepted: DIR/registries.conf blocks \"HOST\"")),
+        (None, Some(moved), "example.com/x/b:t", None),
+        (None, Some(&one_search), "a/b:t", None),
+        (
+            None,
+            Some("unqualified-search-registries = ['b.io', 'c.io']"),
+            "a/b:t",
+            Some(
+                "a/b:t is not accepted: DIR/registries.conf names b.io, c.io for names without a registry; write the full name, REGISTRY/a/b:t",
+            ),
+        ),
+        (
+            None,
+            Some("unqualified-search-registries = ['nodot']"),
+            "a/b:t",
+            Some("a/b:t is not accepted: registries.conf makes \"nodot/a/b:t\" of it, which still names no registry"),
+        ),
+    ];
+    for (policy, registries, name, want) in table {
+        let registry = Registry::start();
+        let (pushed, _) = one(&registry);
+        let temp = tempfile::tempdir().unwrap();
+        let named = |text: &str| text.replace("HOST", &registry.host()).replace("DIR", temp.path().to_str().unwrap());
+        let put = |file: &str, text: Option<&str>| text.iter().for_each(|t| std::fs::write(temp.path().join(file), named(t)).unwrap());
+        put("policy.json", policy);
+        put("registries.conf", registries);
+        let system = SystemFiles {
+            policy: vec![temp.path().join("none"), temp.path().join("policy.json")],
+            registries: vec![temp.path().join("registries.conf")],
+            ..SystemFiles::default()
+        };
+        let options = Options { tls_verify: true, system: system.clone(), ..options() };
+        let got = Place::find(&named(name), &system).and_then(|place| place.open(&options)).and_then(|found| {
+            let resolved = found.source.manifest(&Platform::host())?;
+            Ok((found.name, resolved.image.digest))
+        });
+        match (got, want) {
+            (Ok((stored, digest)), None) => {
+                // The name is the one that was asked for, wherever it came from.
+                let full = if name == "a/b:t" { registry.reference(name) } else { named(name) };
+                assert_eq!((stored, digest), (Some(full), pushed.manifest), "{name}");
+            }
+            (Err(error), Some(want)) => {
+                assert_eq!(chain(&error), named(want), "{name}");
+                assert_eq!(registry.requests(), [], "{name}");
+            }
+            (got, want) => panic!("{policy:?} {registries:?} {name}: {got:?}, wanted {want:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_file_that_must_exist_and_does_not_is_an_error() {
+    let missing = vec!["/no/such/file".into()];
+    let policy = SystemFiles { policy: missing.clone(), policy_must_exist: true, ..SystemFiles::default() };
+    let registries = SystemFiles { registries: missing, registries_must_exist: true, ..SystemFiles::default() };
+    for system in [policy, registries] {
+        let reference: Reference = "q.io/a".parse().unwrap();
+        let error = Client::connect(reference, &Options { system, tls_verify: true, ..options() }).map(|_| ()).unwrap_err();
+        assert_eq!(chain(&error), "/no/such/file: No such file or directory (os error 2)");
+    }
 }
 
 #[test]

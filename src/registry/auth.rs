@@ -1,4 +1,6 @@
 //! Answering a registry's challenge: Basic, or a token from the server it names.
+//!
+//! Only the registry's own challenges come here (R3), and a token server's redirects are not followed.
 
 use reqwest::header::HeaderValue;
 use reqwest::{StatusCode, Url};
@@ -7,7 +9,8 @@ use serde::Deserialize;
 use super::challenge::{self, Challenge};
 use super::credentials::Login;
 use super::error::RegistryError;
-use super::http::{Client, Failure, host_of, said, status_error};
+use super::failure::{Failure, host_of, status_error};
+use super::http::Client;
 
 /// The largest answer of a token server, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;
@@ -52,20 +55,20 @@ impl Client {
                 let mut form = Url::parse("http://form/").map_err(|e| bad("no form", &server, &e.to_string()))?;
                 form.query_pairs_mut().extend_pairs(&query);
                 let body = form.query().unwrap_or_default().to_owned();
-                self.inner.post(url).header("Content-Type", "application/x-www-form-urlencoded").body(body)
+                self.tokens.post(url).header("Content-Type", "application/x-www-form-urlencoded").body(body)
             }
             login => {
                 url.query_pairs_mut().extend_pairs(&query);
                 match login.as_ref().and_then(Login::basic).as_deref().and_then(secret) {
-                    Some(basic) => self.inner.get(url).header("Authorization", basic),
-                    None => self.inner.get(url),
+                    Some(basic) => self.tokens.get(url).header("Authorization", basic),
+                    None => self.tokens.get(url),
                 }
             }
         };
         let asked = format!("token for {what}");
         let mut response = self.send(&asked, request).await?;
         if response.status() != StatusCode::OK {
-            let words = said(&mut response, self.stall).await;
+            let words = self.said(&mut response).await;
             return Err(status_error(&asked, &server, &response, words));
         }
         let body = self.body(&asked, &mut response, ANSWER_MAX).await?;

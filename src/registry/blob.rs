@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
@@ -12,8 +13,9 @@ use tokio::time::timeout;
 use tokio_util::bytes::Bytes;
 
 use super::error::{RegistryError, Result};
+use super::failure::Failure;
 use super::fetch::{Backoff, Shared};
-use super::http::{Client, Failure};
+use super::http::Client;
 use super::manifest::Descriptor;
 
 /// The most bytes that are fetched and not yet read.
@@ -159,8 +161,15 @@ impl Fetch {
             self.opened = true;
             self.say(Word::Open)?;
         }
+        let mut pace = client.pace.clone();
         while self.at < self.blob.size || response.content_length().is_none() {
-            let got = match timeout(client.stall, response.chunk()).await {
+            let (begun, left) = (Instant::now(), pace.left());
+            let slow = || Failure::soon(client.slow(&self.what, self.at, pace.bytes(), pace.window()));
+            if left.is_zero() && self.at < self.blob.size {
+                return Err(slow());
+            }
+            let got = match timeout(client.stall.min(left), response.chunk()).await {
+                Err(_) if left < client.stall => Err(slow()),
                 Err(_) => Err(Failure::soon(client.stalled(&self.what, self.at))),
                 Ok(Err(error)) => Err(client.classify(&self.what, self.at, error)),
                 Ok(Ok(got)) => Ok(got),
@@ -172,6 +181,7 @@ impl Fetch {
                 Ok(None) => return Err(self.broken("the body ended early")),
                 Err(failure) => return Err(failure),
             };
+            pace.add(begun.elapsed(), bytes.len() as u64);
             let again = skip.min(bytes.len() as u64);
             skip -= again;
             bytes = bytes.split_off(usize::try_from(again).unwrap_or(bytes.len()));

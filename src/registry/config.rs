@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::manifest::{CONFIG_MAX, ContentError};
 use super::platform::Platform;
+use super::{shape, shapes};
 use crate::ids::{Digest, IdError};
 
 /// What a store needs of an image's config.
@@ -53,10 +54,8 @@ pub fn parse(raw: &[u8], layers: usize) -> Result<ImageConfig, ContentError> {
     if raw.len() as u64 > CONFIG_MAX {
         return Err(ContentError::TooLarge { size: raw.len() as u64, max: CONFIG_MAX });
     }
-    // A map first: serde would also take an array for a struct.
-    let doc: Raw = serde_json::from_slice::<std::collections::BTreeMap<String, serde::de::IgnoredAny>>(raw)
-        .and_then(|_| serde_json::from_slice(raw))
-        .map_err(|source| ContentError::Json { source })?;
+    shape::check(raw, &shapes::CONFIG)?;
+    let doc: Raw = serde_json::from_slice(raw).map_err(|source| ContentError::Json { source })?;
     let texts = doc.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
     let mut diff_ids = Vec::new();
     if texts.iter().any(|t| !t.is_empty()) {
@@ -68,12 +67,6 @@ pub fn parse(raw: &[u8], layers: usize) -> Result<ImageConfig, ContentError> {
                 text.parse().map_err(|e: IdError| ContentError::Field { field: format!("rootfs.diff_ids[{i}]"), why: e.to_string() })?;
             diff_ids.push(id);
         }
-    }
-    if let Some(text) = &doc.created {
-        text.parse::<jiff::Timestamp>().map_err(|_| ContentError::Field {
-            field: "created".into(),
-            why: format!("{:?} is not a time in RFC 3339", super::plain(text, 60)),
-        })?;
     }
     Ok(ImageConfig {
         diff_ids,
@@ -103,11 +96,11 @@ mod tests {
             (config(&a), 0, "1 diff_ids for 0 layers"),
             (config(&format!(r#"{a},"""#)), 2, "rootfs.diff_ids[1]: \"\" is not a digest"),
             (config("\"sha256:zz\""), 1, "rootfs.diff_ids[0]"),
-            (config("7"), 1, "not the JSON"),
-            ("[]".into(), 0, "not the JSON"),
+            (config("7"), 1, "rootfs.diff_ids[0]: is a number, wanted a string"),
+            ("[]".into(), 0, "the document: is a list, wanted an object"),
             ("null".into(), 0, "not the JSON"),
             (String::new(), 0, "not the JSON"),
-            (r#"{"created":"yesterday"}"#.into(), 0, "created: \"yesterday\" is not a time"),
+            (r#"{"created":"yesterday"}"#.into(), 0, "created: is \"yesterday\", wanted a time in RFC 3339"),
         ];
         for (text, layers, want) in table {
             let error = parse(text.as_bytes(), layers).unwrap_err().to_string();

@@ -4,16 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
 use serde::Deserialize;
 
 use super::error::{RegistryError, Result, plain};
-
-/// The largest credentials file, in bytes.
-const FILE_MAX: u64 = 1 << 20;
+use super::system::read;
 
 /// What proves who we are. `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -117,15 +114,6 @@ pub fn find(authfile: Option<&Path>, host: &str, path: &str) -> Result<Option<Lo
         }
     }
     Ok(None)
-}
-
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "more than 1 MiB"));
-    }
-    Ok(bytes)
 }
 
 /// Finds the entry in one file: by repository, its parents, the host, then any spelling of the host.

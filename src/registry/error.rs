@@ -38,6 +38,18 @@ pub enum RegistryError {
         /// The registry's own words, sanitised; may be empty.
         said: String,
     },
+    /// The registry sent us to another host, and that one refused us (401, 403).
+    #[error("{what}: {host} redirected to {target}, which answered {answer}; only {host} is given its credentials")]
+    Redirected {
+        /// The object that was asked for.
+        what: String,
+        /// The registry.
+        host: String,
+        /// The host that refused.
+        target: String,
+        /// The HTTP status, and that host's own words, sanitised.
+        answer: String,
+    },
     /// The registry wants us to come back later (429).
     #[error("{what}: {host} limits requests{}; try again later or log in", colon(said))]
     RateLimited {
@@ -57,15 +69,17 @@ pub enum RegistryError {
         source: Cause,
     },
     /// A connection, but no TLS on it that can be trusted.
-    #[error("registry {host}: TLS failed; for plain http or a certificate of its own use --tls-verify=false")]
+    #[error(
+        "registry {host}: TLS failed; if its certificate is signed by an authority of your own, make that known to the system; if nobody need be sure who it is, use --tls-verify=false, or insecure = true in registries.conf"
+    )]
     Tls {
         /// The registry.
         host: String,
         /// What failed.
         source: Cause,
     },
-    /// The registry keeps the connection open and sends nothing.
-    #[error("{what}: {host} sent nothing for {} s after {got} bytes{}", seconds(idle), tried(*tries))]
+    /// The registry keeps the connection open and sends nothing, or too little.
+    #[error("{what}: {host} sent {} {} s after {got} bytes{}", amount(*sent), seconds(idle), tried(*tries))]
     Stalled {
         /// The object that was being fetched.
         what: String,
@@ -73,7 +87,9 @@ pub enum RegistryError {
         host: String,
         /// Bytes received so far.
         got: u64,
-        /// How long nothing came.
+        /// Bytes that came in this time.
+        sent: u64,
+        /// How long nothing, or no more than that, came.
         idle: Duration,
         /// How many attempts were made.
         tries: u32,
@@ -136,6 +152,22 @@ pub enum RegistryError {
         /// What is wrong with it.
         source: ContentError,
     },
+    /// This host does not accept the image, or not by this name: policy.json or registries.conf says so.
+    #[error("{name} is not accepted: {why}")]
+    Forbidden {
+        /// The image.
+        name: String,
+        /// The file and what it says.
+        why: String,
+    },
+    /// A file of the host's about registries cannot be used.
+    #[error("{path}: {why}")]
+    Configuration {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A file of credentials cannot be used.
     #[error("credentials file {path}: {why}")]
     Credentials {
@@ -181,12 +213,16 @@ impl RegistryError {
     }
 }
 
-fn colon(said: &str) -> String {
+pub(super) fn colon(said: &str) -> String {
     if said.is_empty() { String::new() } else { format!(": {said}") }
 }
 
 fn seconds(idle: &Duration) -> f64 {
     idle.as_secs_f64()
+}
+
+fn amount(sent: u64) -> String {
+    if sent > 0 { format!("only {sent} bytes in") } else { "nothing for".into() }
 }
 
 fn tried(tries: u32) -> String {

@@ -14,11 +14,13 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use super::blob::BlobReader;
 use super::credentials::{self, Login};
 use super::error::{RegistryError, Result};
-use super::http::{Again, Client, Failure, status_error};
+use super::failure::{Again, Failure};
+use super::http::Client;
 use super::manifest::{self, ACCEPT, Descriptor, Document, MANIFEST_MAX};
 use super::platform::Platform;
 use super::reference::Reference;
 use super::source::{ImageSource, Resolved, resolve, verify};
+use super::system::SystemFiles;
 use crate::ids::Digest;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +32,8 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Whether TLS must be there and its certificate be trusted; without it any certificate will do, and http.
     pub tls_verify: bool,
+    /// The host's own files about registries, policy.json among them.
+    pub system: SystemFiles,
     /// Credentials that go before those of any file.
     pub login: Option<Login>,
     /// The only file of credentials to read.
@@ -42,6 +46,13 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long nothing may come on an open connection.
     pub stall: Duration,
+    /// How long a manifest, a config, a token or an error page may take in all; `None`: five times `stall`.
+    pub small_deadline: Option<Duration>,
+    /// A blob must bring [`Options::blob_floor`] bytes in each such time of waiting for it, or the connection counts
+    /// as stalled and is resumed; `None`: four times `stall`.
+    pub blob_window: Option<Duration>,
+    /// The fewest bytes that a blob must bring in each [`Options::blob_window`]; 0: any pace will do.
+    pub blob_floor: u64,
     /// Once cancelled, every request ends at once with [`RegistryError::Cancelled`].
     pub cancel: CancellationToken,
     /// The runtime to use; without one each registry starts its own of two threads.
@@ -52,12 +63,16 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             tls_verify: true,
+            system: SystemFiles::of_process(),
             login: None,
             authfile: None,
             retries: 3,
             retry_delay: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(15),
             stall: Duration::from_secs(60),
+            small_deadline: None,
+            blob_window: None,
+            blob_floor: 256 << 10,
             cancel: CancellationToken::new(),
             runtime: None,
         }
@@ -90,16 +105,23 @@ impl Drop for Shared {
 impl Registry {
     /// Makes a client for the registry of `reference`.
     ///
-    /// Nothing is asked of it yet, except without TLS verification: then https and http are tried in turn.
+    /// Nothing is asked of it yet, except without TLS verification: then https and http are tried in turn. What the
+    /// host's policy.json and registries.conf do not allow is not done.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Credentials`], [`RegistryError::Client`], and without TLS verification
+    /// [`RegistryError::Forbidden`], [`RegistryError::Configuration`], [`RegistryError::Credentials`], [`RegistryError::Client`], and without TLS verification
     /// [`RegistryError::Unreachable`] and its like.
     pub fn connect(reference: Reference, options: &Options) -> Result<Self> {
+        let forbidden = |why| RegistryError::Forbidden { name: reference.to_string(), why };
+        if let Some(policy) = options.system.policy()? {
+            policy.check(&reference).map_err(forbidden)?;
+        }
+        let endpoint = options.system.registries()?.endpoint(&reference).map_err(forbidden)?;
+        let options = Options { tls_verify: options.tls_verify && !endpoint.insecure, ..options.clone() };
         let login = match &options.login {
             Some(login) => Some(login.clone()),
-            None => credentials::find(options.authfile.as_deref(), reference.host(), reference.path())?,
+            None => credentials::find(options.authfile.as_deref(), endpoint.reference.host(), endpoint.reference.path())?,
         };
         let own = match options.runtime {
             Some(_) => None,
@@ -117,7 +139,7 @@ impl Registry {
             (None, Some(runtime)) => runtime.handle().clone(),
             (None, None) => return Err(RegistryError::Client { source: "no runtime".into() }),
         };
-        let mut client = Client::new(&reference, options, login)?;
+        let mut client = Client::new(&endpoint.reference, &options, login)?;
         if !options.tls_verify {
             client = wait(&handle, &options.cancel, async move {
                 let mut backoff = Backoff::new(&client);
@@ -227,7 +249,7 @@ async fn whole(
             let mut response = client.get(what, path, accept, 0).await?;
             if response.status() != StatusCode::OK {
                 // A part, or no part, of something that was asked for whole.
-                return Err(status_error(what, &client.host, &response, String::new()));
+                return Err(client.refusal(what, &response, String::new()));
             }
             let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
             let content_type = header(CONTENT_TYPE.as_str());

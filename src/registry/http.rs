@@ -3,60 +3,36 @@
 use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::credentials::Login;
-use super::error::{RegistryError, plain};
+use super::error::{RegistryError, colon, plain};
+use super::failure::{Failure, SAID_MAX, any_cause, chain, host_of, said, status_error};
 use super::fetch::Options;
+use super::pace::Pace;
 
-/// How much of an error page is read, in bytes.
-const ERROR_PAGE_MAX: usize = 16 << 10;
-/// The most of a registry's own words that an error shows, in characters.
-const SAID_MAX: usize = 300;
-/// The longest pause that a registry may ask for and get.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 const REDIRECTS_MAX: usize = 10;
-
-/// An attempt that failed, and whether another one makes sense.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: Box<RegistryError>,
-    pub(super) again: Again,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
-    Never,
-    /// After the usual pause.
-    Soon,
-    /// After the pause the registry asked for.
-    After(Duration),
-}
-
-impl Failure {
-    pub(super) fn last(error: RegistryError) -> Self {
-        Self { error: error.into(), again: Again::Never }
-    }
-
-    pub(super) fn soon(error: RegistryError) -> Self {
-        Self { error: error.into(), again: Again::Soon }
-    }
-}
+/// The most of another host's name that an error shows, in characters.
+const HOST_MAX: usize = 100;
 
 /// A client for one repository of one registry.
 pub(super) struct Client {
     pub(super) inner: reqwest::Client,
+    /// For credentials: it follows no redirect, which could repeat the body of a POST elsewhere.
+    pub(super) tokens: reqwest::Client,
     /// `HOST[:PORT]` as errors show it.
     pub(super) host: String,
     /// The repository.
     pub(super) path: String,
     pub(super) login: Option<Login>,
     pub(super) stall: Duration,
+    small: Duration,
+    pub(super) pace: Pace,
     scheme: &'static str,
     api_host: String,
     /// What answered the last challenge.
@@ -70,25 +46,16 @@ impl Client {
         if rustls::crypto::CryptoProvider::get_default().is_none() && rustls::crypto::ring::default_provider().install_default().is_err() {
             tracing::debug!("another thread has installed the TLS provider");
         }
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("cstor-rs/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .referer(false)
-            .redirect(redirect::Policy::limited(REDIRECTS_MAX))
-            .connect_timeout(options.connect_timeout)
-            // With verification on nothing goes over plain http, redirects and token servers included.
-            .https_only(options.tls_verify)
-            .tls_danger_accept_invalid_certs(!options.tls_verify);
-        if is_loopback(reference.api_host()) {
-            builder = builder.no_proxy();
-        }
-        let inner = builder.build().map_err(|e| RegistryError::Client { source: e.into() })?;
+        let build = |redirects| build(reference, options, redirects).map_err(|e| RegistryError::Client { source: e.into() });
         Ok(Self {
-            inner,
+            inner: build(redirect::Policy::limited(REDIRECTS_MAX))?,
+            tokens: build(redirect::Policy::none())?,
             host: reference.host().to_owned(),
             path: reference.path().to_owned(),
             login,
             stall: options.stall,
+            small: options.small_deadline.unwrap_or(options.stall.saturating_mul(5)),
+            pace: Pace::new(options.blob_floor, options.blob_window.unwrap_or(options.stall.saturating_mul(4))),
             scheme: "https",
             api_host: reference.api_host().to_owned(),
             auth: Mutex::new(None),
@@ -128,19 +95,49 @@ impl Client {
             if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
                 return Ok(response);
             }
-            let words = said(&mut response, self.stall).await;
-            let failure = status_error(what, &self.host, &response, words);
-            if status != StatusCode::UNAUTHORIZED || challenged {
+            let words = self.said(&mut response).await;
+            let failure = self.refusal(what, &response, words);
+            // What another host asks for, it does not get: its challenge names a token server of its own choice.
+            if status != StatusCode::UNAUTHORIZED || challenged || self.other(&response).is_some() {
                 return Err(failure);
             }
             challenged = true;
-            let headers: Vec<String> =
-                response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|h| h.to_str().ok().map(str::to_owned)).collect();
+            let mut headers = challenges(&response);
+            if headers.is_empty() {
+                headers = self.root_challenges().await?;
+            }
             // One answer serves all threads: whoever comes second finds another header than the one it used.
             let mut auth = self.auth.lock().await;
             if *auth == used {
                 *auth = Some(self.answer(what, &headers, *failure.error).await?);
             }
+        }
+    }
+
+    /// What the root of the API asks for, for a registry whose 401 does not say it.
+    async fn root_challenges(&self) -> Result<Vec<String>, Failure> {
+        let response = self.send("the API", self.inner.get(self.url("/v2/"))).await?;
+        let own = response.status() == StatusCode::UNAUTHORIZED && self.other(&response).is_none();
+        Ok(if own { challenges(&response) } else { Vec::new() })
+    }
+
+    /// The host that answered, if a redirect led to another one than the registry.
+    fn other(&self, response: &Response) -> Option<String> {
+        let own = Url::parse(&self.url("/v2/")).is_ok_and(|url| url.origin() == response.url().origin());
+        (!own).then(|| plain(&host_of(response.url()), HOST_MAX))
+    }
+
+    /// The error for a status that is none of success, naming who answered.
+    pub(super) fn refusal(&self, what: &str, response: &Response, said: String) -> Failure {
+        let Some(target) = self.other(response) else { return status_error(what, &self.host, response, said) };
+        match response.status() {
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Failure::last(RegistryError::Redirected {
+                what: what.to_owned(),
+                host: self.host.clone(),
+                target,
+                answer: format!("{status}{}", colon(&said)),
+            }),
+            _ => status_error(what, &by_way_of(&target, &self.host), response, said),
         }
     }
 
@@ -153,16 +150,19 @@ impl Client {
         }
     }
 
-    /// The whole body of at most `max` bytes.
+    /// The whole body of at most `max` bytes, in the time that a small object may take.
     pub(super) async fn body(&self, what: &str, response: &mut Response, max: u64) -> Result<Vec<u8>, Failure> {
         let too_long = |got: String| RegistryError::Length { what: what.to_owned(), host: self.host.clone(), declared: max, got };
         if let Some(length) = response.content_length().filter(|l| *l > max) {
             return Err(Failure::last(too_long(format!("{length} bytes announced"))));
         }
         let mut body = Vec::new();
+        let begun = Instant::now();
         loop {
             let got = body.len() as u64;
-            match timeout(self.stall, response.chunk()).await {
+            let left = self.small.saturating_sub(begun.elapsed());
+            match timeout(self.stall.min(left), response.chunk()).await {
+                Err(_) if left < self.stall => return Err(Failure::soon(self.slow(what, got, got, self.small))),
                 Err(_) => return Err(Failure::soon(self.stalled(what, got))),
                 Ok(Err(error)) => return Err(self.classify(what, got, error)),
                 Ok(Ok(None)) => return Ok(body),
@@ -175,14 +175,24 @@ impl Client {
     }
 
     pub(super) fn stalled(&self, what: &str, got: u64) -> RegistryError {
-        RegistryError::Stalled { what: what.to_owned(), host: self.host.clone(), got, idle: self.stall, tries: 1 }
+        self.slow(what, got, 0, self.stall)
+    }
+
+    /// The other side's own words in an error page.
+    pub(super) async fn said(&self, response: &mut Response) -> String {
+        said(response, self.stall.min(self.small)).await
+    }
+
+    /// Only `sent` bytes came in `idle`.
+    pub(super) fn slow(&self, what: &str, got: u64, sent: u64, idle: Duration) -> RegistryError {
+        RegistryError::Stalled { what: what.to_owned(), host: self.host.clone(), got, sent, idle, tries: 1 }
     }
 
     /// Sorts what reqwest says. Its URL is cut off: a redirect's may hold a signature.
     pub(super) fn classify(&self, what: &str, got: u64, error: reqwest::Error) -> Failure {
         // Another host is one that the registry sent us to.
         let host = match error.url().map(host_of).filter(|h| !h.is_empty() && *h != self.api_host) {
-            Some(other) => format!("{} (by way of {})", plain(&other, 100), self.host),
+            Some(other) => by_way_of(&plain(&other, HOST_MAX), &self.host),
             None => self.host.clone(),
         };
         let error = error.without_url();
@@ -210,84 +220,28 @@ impl Client {
     }
 }
 
-/// `HOST[:PORT]` of an address.
-pub(super) fn host_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+fn build(reference: &super::Reference, options: &Options, redirects: redirect::Policy) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("cstor-rs/", env!("CARGO_PKG_VERSION")))
+        .http1_only()
+        .referer(false)
+        .redirect(redirects)
+        .connect_timeout(options.connect_timeout)
+        // With verification on nothing goes over plain http, redirects and token servers included.
+        .https_only(options.tls_verify)
+        .tls_danger_accept_invalid_certs(!options.tls_verify);
+    if is_loopback(reference.api_host()) {
+        builder = builder.no_proxy();
+    }
+    builder.build()
 }
 
-/// The error for a status that is none of success; `said` are the registry's own words.
-pub(super) fn status_error(what: &str, host: &str, response: &Response, said: String) -> Failure {
-    let (what, host) = (what.to_owned(), host.to_owned());
-    let status = response.status();
-    let pause = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
-    let again = pause.map_or(Again::Soon, |p| Again::After(p.min(PAUSE_MAX)));
-    match status {
-        StatusCode::NOT_FOUND => Failure::last(RegistryError::NotFound { what, host, said }),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::last(RegistryError::Unauthorized { what, host, said }),
-        StatusCode::TOO_MANY_REQUESTS => Failure { error: RegistryError::RateLimited { what, host, said }.into(), again },
-        status => {
-            let again = if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT { again } else { Again::Never };
-            Failure { error: RegistryError::Server { what, host, status: status.to_string(), said }.into(), again }
-        }
-    }
+fn by_way_of(other: &str, host: &str) -> String {
+    format!("{other} (by way of {host})")
 }
 
-/// The registry's own words in an error page: its JSON errors, else the beginning of the text.
-pub(super) async fn said(response: &mut Response, stall: Duration) -> String {
-    let mut page = Vec::new();
-    while let Ok(Ok(Some(bytes))) = timeout(stall, response.chunk()).await {
-        page.extend(bytes.iter().take(ERROR_PAGE_MAX.saturating_sub(page.len())));
-        if page.len() >= ERROR_PAGE_MAX {
-            break;
-        }
-    }
-    words(&page)
-}
-
-fn words(page: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Page {
-        errors: Vec<Item>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Item {
-        code: Option<String>,
-        message: Option<String>,
-    }
-    if let Ok(page) = serde_json::from_slice::<Page>(page) {
-        let item = |i: Item| [i.code, i.message].into_iter().flatten().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(": ");
-        return plain(&page.errors.into_iter().map(item).collect::<Vec<_>>().join("; "), SAID_MAX);
-    }
-    let text = String::from_utf8_lossy(page);
-    // A page for people is noise here.
-    if text.trim_start().starts_with('<') { String::new() } else { plain(&text, SAID_MAX) }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
-
-/// Whether an error or one of its causes is of a kind.
-fn any_cause(error: &(dyn StdError + 'static), kind: impl Fn(&(dyn StdError + 'static)) -> bool) -> bool {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if kind(cause) {
-            return true;
-        }
-        // An io::Error hides what it holds from source().
-        let held = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = held.map(|h| h as &dyn StdError).or_else(|| cause.source());
-    }
-    false
+fn challenges(response: &Response) -> Vec<String> {
+    response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|h| h.to_str().ok().map(str::to_owned)).collect()
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -301,14 +255,6 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_registrys_words_are_shown_short_and_plain() {
-        assert_eq!(words(br#"{"errors":[{"code":"DENIED","message":"no\u001b[2J","detail":{}},{"message":"x"}]}"#), "DENIED: no[2J; x");
-        assert_eq!(words(b"gone\r\n away"), "gone away");
-        assert_eq!(words(b" <html>"), "");
-        assert_eq!(words(b"\xff\xfe"), "\u{fffd}\u{fffd}");
-    }
 
     #[test]
     fn loopback_is_told_by_name_and_address() {

@@ -4,13 +4,12 @@
 //! big data), so that what we accept and what podman later makes of the same bytes are one thing. A document that
 //! could be read both as an image and as an index is refused (CVE-2021-41190).
 
-use std::collections::BTreeMap;
-use std::fmt;
-
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserializer, IgnoredAny};
 
+pub use super::media_type::MediaType;
 use super::platform::Platform;
+use super::{shape, shapes};
 use crate::ids::Digest;
 
 /// The largest manifest or index, in bytes: that of c/image and of every registry.
@@ -46,8 +45,6 @@ pub enum ContentError {
     MediaType { field: String, media_type: String },
     #[error("{field}: a foreign layer, kept outside the registry under its urls; these are not fetched")]
     Foreign { field: String },
-    #[error("{count} layers, at most {LAYERS_MAX} are accepted")]
-    TooManyLayers { count: usize },
     #[error("{field}: {why}")]
     Field { field: String, why: String },
     #[error("ambiguous: {why}")]
@@ -63,46 +60,6 @@ pub enum ContentError {
 }
 
 type Result<T> = std::result::Result<T, ContentError>;
-
-/// The four documents that are understood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum MediaType {
-    OciManifest,
-    OciIndex,
-    DockerManifest,
-    DockerList,
-}
-
-impl MediaType {
-    const ALL: [Self; 4] = [Self::OciManifest, Self::OciIndex, Self::DockerManifest, Self::DockerList];
-
-    /// The name in JSON and in Content-Type.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OciManifest => "application/vnd.oci.image.manifest.v1+json",
-            Self::OciIndex => "application/vnd.oci.image.index.v1+json",
-            Self::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
-            Self::DockerList => "application/vnd.docker.distribution.manifest.list.v2+json",
-        }
-    }
-
-    /// The type of this name.
-    pub fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|t| t.as_str() == name)
-    }
-
-    /// Whether it lists images instead of describing one.
-    pub fn is_index(self) -> bool {
-        matches!(self, Self::OciIndex | Self::DockerList)
-    }
-}
-
-impl fmt::Display for MediaType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// A blob by digest, with its exact length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,14 +107,26 @@ pub enum Document {
     Index(Index),
 }
 
+/// Where a key that is there with null means something else than none, two Options tell it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
     schema_version: Option<u64>,
     media_type: Option<String>,
-    config: Option<RawDescriptor>,
-    layers: Option<Vec<RawDescriptor>>,
-    manifests: Option<Vec<RawDescriptor>>,
+    #[serde(default, deserialize_with = "there")]
+    config: Option<Option<RawDescriptor>>,
+    #[serde(default, deserialize_with = "there")]
+    layers: Option<Option<Vec<RawDescriptor>>>,
+    #[serde(default, deserialize_with = "there")]
+    manifests: Option<Option<Vec<RawDescriptor>>>,
+    #[serde(default, deserialize_with = "there")]
+    fs_layers: Option<Option<IgnoredAny>>,
+    #[serde(default, deserialize_with = "there")]
+    history: Option<Option<IgnoredAny>>,
+}
+
+fn there<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> std::result::Result<Option<Option<T>>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -166,9 +135,19 @@ struct RawDescriptor {
     media_type: Option<String>,
     digest: Option<String>,
     size: Option<serde_json::Number>,
-    urls: Option<Vec<String>>,
+    /// Only their number matters, and this takes no memory.
+    urls: Option<Vec<IgnoredAny>>,
     platform: Option<RawPlatform>,
-    annotations: Option<BTreeMap<String, Option<String>>>,
+    annotations: Option<Annotations>,
+}
+
+/// Those that mean something here; there may be any number of others.
+#[derive(Debug, Clone, Deserialize)]
+struct Annotations {
+    #[serde(rename = "org.opencontainers.image.ref.name")]
+    name: Option<String>,
+    #[serde(rename = "io.github.containers.compression.zstd")]
+    zstd: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -187,10 +166,11 @@ pub fn parse(raw: &[u8], content_type: Option<&str>) -> Result<Document> {
     if raw.len() as u64 > MANIFEST_MAX {
         return Err(ContentError::TooLarge { size: raw.len() as u64, max: MANIFEST_MAX });
     }
-    let keys: BTreeMap<String, IgnoredAny> = serde_json::from_slice(raw).map_err(|source| ContentError::Json { source })?;
+    // First of all: what is read after it is of the right types and of limited number.
+    shape::check(raw, &shapes::MANIFEST)?;
     let doc: Raw = serde_json::from_slice(raw).map_err(|source| ContentError::Json { source })?;
-    let media_type = guess(&doc, &keys)?;
-    unambiguous(media_type, &keys)?;
+    let media_type = guess(&doc)?;
+    unambiguous(media_type, &doc)?;
     // Content-Type may carry parameters; a type that is none of ours (text/plain of a simple server) says nothing.
     let said = content_type.and_then(|t| MediaType::of(t.split(';').next().unwrap_or(t).trim()));
     if let Some(said) = said.filter(|s| s.is_index() != media_type.is_index()) {
@@ -198,35 +178,31 @@ pub fn parse(raw: &[u8], content_type: Option<&str>) -> Result<Document> {
     }
     let (raw, digest) = (raw.to_vec(), Digest::of(raw));
     if media_type.is_index() {
-        return Ok(Document::Index(Index { raw, digest, media_type, entries: doc.manifests.unwrap_or_default() }));
+        return Ok(Document::Index(Index { raw, digest, media_type, entries: doc.manifests.flatten().unwrap_or_default() }));
     }
-    let config = doc.config.as_ref().ok_or_else(|| missing("config"))?;
+    let config = doc.config.iter().flatten().next().ok_or_else(|| missing("config"))?;
     check_config(media_type, config)?;
     let config = config.check("config", CONFIG_MAX)?;
-    let layers = doc.layers.unwrap_or_default();
-    if layers.len() > LAYERS_MAX {
-        return Err(ContentError::TooManyLayers { count: layers.len() });
-    }
-    let layers = layers.iter().enumerate().map(|(i, l)| layer(i, l)).collect::<Result<_>>()?;
+    let layers = doc.layers.iter().flatten().flatten().enumerate().map(|(i, l)| layer(i, l)).collect::<Result<_>>()?;
     Ok(Document::Image(ImageManifest { raw, digest, media_type, config, layers }))
 }
 
 /// The type by the bytes alone, as c/image guesses it.
-fn guess(doc: &Raw, keys: &BTreeMap<String, IgnoredAny>) -> Result<MediaType> {
+fn guess(doc: &Raw) -> Result<MediaType> {
     if let Some(known) = doc.media_type.as_deref().and_then(MediaType::of) {
         return Ok(known);
     }
-    if doc.schema_version == Some(1) || keys.contains_key("fsLayers") {
+    if doc.schema_version == Some(1) || doc.fs_layers.is_some() {
         return Err(ContentError::Schema1);
     }
     if doc.schema_version != Some(2) {
         return Err(ContentError::Field { field: "schemaVersion".into(), why: "is not 2".into() });
     }
-    let config = doc.config.as_ref().and_then(|c| c.media_type.as_deref());
+    let config = doc.config.iter().flatten().find_map(|c| c.media_type.as_deref());
     match config {
         Some(OCI_CONFIG) => Ok(MediaType::OciManifest),
         Some(DOCKER_CONFIG) => Ok(MediaType::DockerManifest),
-        None if doc.manifests.as_ref().is_some_and(|m| !m.is_empty()) => Ok(MediaType::OciIndex),
+        None if doc.manifests.iter().flatten().any(|m| !m.is_empty()) => Ok(MediaType::OciIndex),
         _ => match doc.media_type.as_deref().filter(|t| !t.is_empty()) {
             Some(other) => Err(ContentError::MediaType { field: "mediaType".into(), media_type: short(other) }),
             None => Ok(MediaType::OciManifest),
@@ -234,16 +210,18 @@ fn guess(doc: &Raw, keys: &BTreeMap<String, IgnoredAny>) -> Result<MediaType> {
     }
 }
 
-/// Refuses keys that belong to the other kind, and keys that only Go's case-blind decoder would take.
-fn unambiguous(media_type: MediaType, keys: &BTreeMap<String, IgnoredAny>) -> Result<()> {
-    let foreign: &[&str] =
-        if media_type.is_index() { &["config", "layers", "fsLayers", "history"] } else { &["manifests", "fsLayers", "history"] };
-    if let Some(key) = foreign.iter().find(|k| keys.contains_key(**k)) {
-        return Err(ContentError::Ambiguous { why: format!("{media_type} with {key:?}") });
-    }
-    let ours = ["schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers", "history"];
-    match keys.keys().find(|k| ours.iter().any(|o| o.eq_ignore_ascii_case(k) && o != k)) {
-        Some(key) => Err(ContentError::Ambiguous { why: format!("key {:?} differs from a known one in case only", short(key)) }),
+/// Refuses keys that belong to the other kind.
+fn unambiguous(media_type: MediaType, doc: &Raw) -> Result<()> {
+    let index = media_type.is_index();
+    let foreign = [
+        ("config", doc.config.is_some() && index),
+        ("layers", doc.layers.is_some() && index),
+        ("manifests", doc.manifests.is_some() && !index),
+        ("fsLayers", doc.fs_layers.is_some()),
+        ("history", doc.history.is_some()),
+    ];
+    match foreign.iter().find(|(_, found)| *found) {
+        Some((key, _)) => Err(ContentError::Ambiguous { why: format!("{media_type} with {key:?}") }),
         None => Ok(()),
     }
 }
@@ -311,8 +289,13 @@ impl RawDescriptor {
         name.is_empty() || MediaType::of(name).is_some_and(|t| !t.is_index())
     }
 
-    fn annotation(&self, key: &str) -> Option<&str> {
-        self.annotations.as_ref()?.get(key)?.as_deref()
+    fn is_zstd(&self) -> bool {
+        self.annotations.as_ref().and_then(|a| a.zstd.as_deref()) == Some("true")
+    }
+
+    /// What a layout calls it.
+    fn name(&self) -> Option<&str> {
+        self.annotations.as_ref()?.name.as_deref()
     }
 }
 
@@ -331,8 +314,7 @@ impl Index {
                 None if self.media_type == MediaType::OciIndex => usize::MAX,
                 None => return None,
             };
-            let zstd = e.annotation("io.github.containers.compression.zstd") == Some("true");
-            Some(((rank, !zstd, i), e))
+            Some(((rank, !e.is_zstd(), i), e))
         });
         match ranked.min_by_key(|(key, _)| *key) {
             Some(((_, _, i), entry)) => entry.check(&format!("manifests[{i}]"), MANIFEST_MAX),
@@ -349,7 +331,7 @@ impl Index {
         let found = match (name, self.entries.as_slice()) {
             (None, [only]) => Some(only),
             (None, _) => None,
-            (Some(name), all) => all.iter().find(|e| e.annotation("org.opencontainers.image.ref.name") == Some(name)),
+            (Some(name), all) => all.iter().find(|e| e.name() == Some(name)),
         };
         found.map(|e| e.check("manifests", MANIFEST_MAX)).transpose()
     }

@@ -75,7 +75,7 @@ fn what_is_not_acceptable_is_refused_by_name() {
     let foreign = json!([{"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": format!("sha256:{HEX}"), "size": 9, "urls": ["https://x"]}]);
     let table = [
         (json!({"schemaVersion": 1, "fsLayers": []}), "docker schema 1"),
-        (json!([]), "not the JSON"),
+        (json!([]), "the document: is a list, wanted an object"),
         (json!({}), "schemaVersion: is not 2"),
         (json!({"schemaVersion": 2}), "config: is missing"),
         (with("/config/mediaType", json!("application/vnd.cncf.helm.config.v1+json")), "an artifact of type"),
@@ -83,17 +83,18 @@ fn what_is_not_acceptable_is_refused_by_name() {
         (json!({"schemaVersion": 2, "mediaType": "application/x"}), "mediaType: media type \"application/x\" is not supported"),
         (with("/config/size", json!(CONFIG_MAX + 1)), "config.size: 8388609 bytes, at most"),
         (with("/layers/0/size", json!(-1)), "layers[0].size: -1 is not a number of bytes"),
-        (with("/layers/0/size", json!(1.5)), "layers[0].size: 1.5 is not a number of bytes"),
-        (with("/layers/0/size", json!(u64::MAX)), "layers[0].size: 18446744073709551615 bytes, at most"),
+        (with("/layers/0/size", json!(1.5)), "layers[0].size: is 1.5, wanted a whole number"),
+        (with("/layers/0/size", json!(u64::MAX)), "layers[0].size: is a number above 2^63, wanted"),
+        (with("/layers/0/size", json!(i64::MAX)), "layers[0].size: 9223372036854775807 bytes, at most"),
         (with("/layers/0/size", Value::Null), "layers[0].size: is missing"),
-        (with("/layers/0/size", json!("9")), "not the JSON"),
+        (with("/layers/0/size", json!("9")), "layers[0].size: is a string, wanted a whole number"),
         (with("/layers/0/digest", json!("sha512:00")), "layers[0].digest: \"sha512:00\" is not a digest"),
         (with("/layers/0/digest", json!("sha256:../../x")), "is not a digest"),
         (with("/layers/0/mediaType", json!("text/html")), "layers[0]: media type \"text/html\" is not supported"),
         (with("layers", foreign), "layers[0]: a foreign layer"),
-        (with("layers", Value::Array(many)), "501 layers, at most 500"),
+        (with("layers", Value::Array(many)), "layers: more than 500 entries"),
         (with("manifests", json!([])), "ambiguous: application/vnd.oci.image.manifest.v1+json with \"manifests\""),
-        (with("Layers", json!([])), "ambiguous: key \"Layers\" differs"),
+        (with("Layers", json!([])), "ambiguous: key Layers differs from the known \"layers\" in case only"),
     ];
     for (doc, want) in table {
         let error = read(&doc).map(|_| ()).unwrap_err().to_string();
@@ -102,9 +103,28 @@ fn what_is_not_acceptable_is_refused_by_name() {
     let huge = vec![b' '; MANIFEST_MAX as usize + 1];
     assert!(matches!(parse(&huge, None), Err(ContentError::TooLarge { .. })));
     let twice = format!(r#"{{"schemaVersion":2,"config":{c},"config":{c}}}"#, c = oci()["config"]);
-    assert!(matches!(parse(twice.as_bytes(), None), Err(ContentError::Json { .. })));
-    let deep = "[".repeat(100_000);
+    assert_eq!(parse(twice.as_bytes(), None).map(|_| ()).unwrap_err().to_string(), "ambiguous: config twice");
+    let deep = "{\"x\":".repeat(100_000);
     assert!(matches!(parse(deep.as_bytes(), None), Err(ContentError::Json { .. })));
+}
+
+/// What follows would not even parse, so nothing behind the limit has been looked at.
+#[test]
+fn a_list_is_read_up_to_its_limit() {
+    let item = "{},";
+    for (key, max) in [("layers", LAYERS_MAX), ("manifests", shapes::INDEX_MAX)] {
+        let doc = format!(r#"{{"schemaVersion":2,"{key}":[{}%"#, item.repeat(max + 1));
+        let error = parse(doc.as_bytes(), None).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(error, format!("{key}: more than {max} entries, which are not accepted"));
+        let doc = format!(r#"{{"schemaVersion":2,"{key}":[{}%"#, item.repeat(max));
+        assert!(matches!(parse(doc.as_bytes(), None), Err(ContentError::Json { .. })));
+    }
+    for (above, key, max) in [("", "history", shapes::HISTORY_MAX), ("\"rootfs\":{", "diff_ids", LAYERS_MAX)] {
+        let item = if key == "history" { item } else { "\"\"," };
+        let doc = format!(r#"{{{above}"{key}":[{}%"#, item.repeat(max + 1));
+        let error = crate::registry::config::parse(doc.as_bytes(), 0).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("{key}: more than {max} entries, which are not accepted")), "{error}");
+    }
 }
 
 #[test]

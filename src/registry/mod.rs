@@ -9,7 +9,10 @@
 //! - R1: a manifest or config is returned only after its bytes had the digest that was asked for.
 //! - R2: a blob's stream gives exactly its declared size and then ends, or it gives an error; never a short end.
 //!   Its digest is the reader's to check, in the same pass that unpacks it.
-//! - R3: credentials and tokens go to the host they are for, and never into a log or an error.
+//! - R3: credentials and tokens go to the registry they are for and to the token server that it names itself; a
+//!   host to which it redirects gets none and cannot ask for any. They never go into a log or an error.
+//! - R4: whatever the registry does, a request ends: nothing for a stall, a small object that takes too long, a blob
+//!   below the least pace.
 
 mod auth;
 mod blob;
@@ -17,13 +20,21 @@ pub mod challenge;
 pub mod config;
 pub mod credentials;
 mod error;
+mod failure;
 pub mod fetch;
 mod http;
 pub mod layout;
 pub mod manifest;
+mod media_type;
+mod pace;
 pub mod platform;
+mod policy;
 pub mod reference;
+mod registries;
+mod shape;
+mod shapes;
 mod source;
+mod system;
 
 pub use config::ImageConfig;
 pub use credentials::Login;
@@ -34,3 +45,4 @@ pub use manifest::{ContentError, Descriptor, ImageManifest, Index};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};
 pub use source::{Found, ImageSource, Place, Resolved};
+pub use system::SystemFiles;

@@ -1,7 +1,7 @@
 //! Pure: no I/O. Image references as podman reads them: `[docker://][HOST[:PORT]/]PATH[:TAG][@sha256:HEX]`.
 //!
-//! Names without a registry mean docker.io, and docker.io names without a namespace mean `library/`; search lists
-//! and aliases of registries.conf are not read yet. A reference with tag and digest means the digest, and the tag
+//! Names without a registry mean docker.io here; what registries.conf says of them, [`super::Place::find`] asks first.
+//! Names of docker.io without a namespace mean `library/`. A reference with tag and digest means the digest, and the tag
 //! is dropped, as podman does.
 
 use std::fmt;
@@ -117,6 +117,26 @@ impl FromStr for Reference {
     }
 }
 
+/// Whether a text names no registry, so that what it means depends on the host.
+pub(super) fn is_short(text: &str) -> bool {
+    let name = text.get(..name_end(text)).unwrap_or(text);
+    !text.starts_with("docker://") && !name.split_once('/').is_some_and(|(first, _)| is_host(first))
+}
+
+/// Where the name ends in a text, and the tag or digest begins.
+pub(super) fn name_end(text: &str) -> usize {
+    let digest = text.find('@').unwrap_or(text.len());
+    let before = text.get(..digest).unwrap_or(text);
+    // A colon behind the last slash begins the tag; one before it belongs to the port.
+    let slash = before.rfind('/').map_or(0, |i| i + 1);
+    before.get(slash..).and_then(|last| last.find(':')).map_or(digest, |colon| slash + colon)
+}
+
+/// The first part is a registry if it looks like one.
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
 /// What a name without a registry means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Short {
@@ -171,11 +191,10 @@ fn parse(text: &str, short: Short) -> Result<Reference, ReferenceError> {
 
 /// The first part is a registry if it looks like one: a dot, a colon, a capital letter, or `localhost`.
 fn split_host(name: &str, short: Short) -> (String, &str) {
-    if let Some((first, rest)) = name.split_once('/') {
-        let looks = first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase());
-        if looks {
-            return (first.to_owned(), rest);
-        }
+    if let Some((first, rest)) = name.split_once('/')
+        && is_host(first)
+    {
+        return (first.to_owned(), rest);
     }
     let host = if short == Short::Local { "localhost" } else { DEFAULT_HOST };
     (host.to_owned(), name)

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::error::{RegistryError, Result};
 use super::manifest::{ContentError, Descriptor, Document, ImageManifest, Index};
 use super::platform::Platform;
-use super::reference::{Reference, ReferenceError};
-use super::{Layout, Options, Registry};
+use super::reference::{Reference, ReferenceError, is_short};
+use super::{Layout, Options, Registry, SystemFiles};
 use crate::ids::Digest;
 
 /// An image as found, before any of its layers is fetched.
@@ -75,6 +75,29 @@ pub struct Found {
 }
 
 impl Place {
+    /// Reads what a user says on this host: as `parse`, but a name without a registry means what registries.conf says.
+    ///
+    /// Without a word about it there, it means docker.io; `docker://NAME` always does.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Reference`]; [`RegistryError::Forbidden`] for a name that could mean several registries;
+    /// [`RegistryError::Configuration`].
+    pub fn find(text: &str, system: &SystemFiles) -> Result<Self> {
+        let place: Self = text.parse()?;
+        if matches!(place, Self::Layout { .. }) || !is_short(text) {
+            return Ok(place);
+        }
+        let forbidden = |why| RegistryError::Forbidden { name: super::plain(text, 100), why };
+        match system.registries()?.expand(text).map_err(forbidden)? {
+            Some(full) if is_short(&full) => {
+                Err(forbidden(format!("registries.conf makes {:?} of it, which still names no registry", super::plain(&full, 100))))
+            }
+            Some(full) => Ok(Self::Registry(full.parse()?)),
+            None => Ok(place),
+        }
+    }
+
     /// Opens the source; a registry is asked for nothing yet but which protocol it speaks, if that is in doubt.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ pub enum Fault {
     Status(u16, &'static str),
     /// Another status with one more header, and this body.
     StatusWith(u16, (&'static str, &'static str), &'static str),
+    /// Status 401 with this `WWW-Authenticate`, and these words.
+    Challenge(String, &'static str),
     /// The connection stays open and nothing comes.
     StallBeforeHeaders,
     /// After this many bytes of the body nothing more comes.

@@ -199,6 +199,9 @@ fn send(inner: &Inner, mut to: &TcpStream, request: &Request, mut answer: Answer
         Some(Fault::StatusWith(status, (name, value), text)) => {
             answer = Answer::new(status, "text/plain", Arc::new(text.into())).with(name, value);
         }
+        Some(Fault::Challenge(challenge, text)) => {
+            answer = Answer::new(401, "text/plain", Arc::new(text.into())).with("WWW-Authenticate", challenge);
+        }
         Some(Fault::Redirect(address)) => answer = Answer::new(307, "text/plain", Arc::default()).with("Location", address),
         Some(Fault::StallAfter(bytes)) => (stop, stall) = (bytes, true),
         Some(Fault::CloseAfter(bytes)) => stop = bytes,
