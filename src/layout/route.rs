@@ -81,6 +81,9 @@ impl Route {
             return Ok(());
         }
         let (here, there) = (format!("{txn}.probe"), side_stage_name(txn));
+        // A recovery that was interrupted in the middle of this left its own.
+        optional(self.overlay.rmdir(&there))?;
+        optional(self.stage.rmdir(&here))?;
         self.stage.mkdir(&here, 0o700)?;
         let tried = self.stage.rename(&here, &self.overlay, &there);
         if tried.is_ok() {
