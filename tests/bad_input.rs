@@ -169,6 +169,25 @@ fn one(registry: &Registry, part: &str, fault: Fault) -> &'static str {
 }
 
 #[test]
+fn the_policy_of_the_host_is_obeyed() {
+    let world = World::new();
+    push_tar(&world.registry, &tar(&[file("a", b"1")]));
+    let reject = world.temp.path().join("policy.json");
+    fs::write(&reject, r#"{"default":[{"type":"reject"}]}"#).unwrap();
+    let none = world.temp.path().join("none.json");
+    for (policy, words) in [(&reject, ["bad:latest is not accepted", "policy.json rejects it"]), (&none, ["none.json", "No such file"])] {
+        world.refuses("a policy", 1, &words, || world.pulling("bad:latest", &[]).env("CONTAINERS_POLICY_JSON", policy).output().unwrap());
+        assert_eq!(world.registry.requests(), []);
+    }
+    let blocked = world.temp.path().join("registries.conf");
+    fs::write(&blocked, format!("[[registry]]\nlocation = '{}'\nblocked = true", world.registry.host())).unwrap();
+    world.refuses("a blocked registry", 1, &["bad:latest is not accepted", "registries.conf blocks"], || {
+        world.pulling("bad:latest", &[]).env("CONTAINERS_REGISTRIES_CONF", &blocked).output().unwrap()
+    });
+    assert_eq!(world.registry.requests(), []);
+}
+
+#[test]
 fn a_registry_that_is_down_is_named() {
     let mut world = World::new();
     let reference = world.registry.reference("kept:latest");
@@ -203,6 +222,11 @@ fn what_an_image_says_of_itself_must_fit() {
         ("a config nested too deep", layer().config(deep), vec!["config sha256:"]),
         ("a config that is no object", layer().config("[]"), vec!["config sha256:"]),
         ("labels that are a number", layer().config(r#"{"config":{"Labels":7}}"#), vec!["config sha256:", "config.Labels: is a number"]),
+        (
+            "a time that Go does not read",
+            layer().config(r#"{"created":"2024-05-01 12:00:00Z","rootfs":{}}"#),
+            vec!["bad:latest", "config sha256:", "created: is \"2024-05-01 12:00:00Z\", wanted a time in RFC 3339"],
+        ),
         ("no diff_ids", layer().config(r#"{"os":"linux","architecture":"amd64"}"#), vec!["bad:latest", "diff_ids"]),
         ("too few diff_ids", layer().config(config(json!([]))), vec!["bad:latest", "diff_ids"]),
         ("too many diff_ids", layer().config(config(json!([Digest::of(&good), other]))), vec!["diff_ids"]),

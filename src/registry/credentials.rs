@@ -1,6 +1,6 @@
 //! Who we are to a registry: `--creds`, or the files that podman and docker keep.
 //!
-//! Credential helpers are not run; a file that names one for our registry is passed over with a debug log.
+//! Credential helpers are not run; where a file names one for our registry, a warning says so, and its entries count.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,10 +53,9 @@ impl Login {
 
 #[derive(Default, Deserialize)]
 struct AuthFile {
-    #[serde(default)]
-    auths: BTreeMap<String, Option<Entry>>,
-    #[serde(default, rename = "credHelpers")]
-    helpers: BTreeMap<String, String>,
+    auths: Option<BTreeMap<String, Option<Entry>>>,
+    #[serde(rename = "credHelpers")]
+    helpers: Option<BTreeMap<String, Option<String>>>,
 }
 
 #[derive(Deserialize)]
@@ -109,52 +108,64 @@ pub fn find(authfile: Option<&Path>, host: &str, path: &str) -> Result<Option<Lo
             }
             Err(e) => return Err(refuse(e.to_string())),
         };
-        if let Some(login) = lookup(&bytes, legacy, host, path).map_err(refuse)? {
+        let parsed = parse(&bytes, legacy).map_err(refuse)?;
+        if let Some(helper) = parsed.helper(host) {
+            let (file, helper) = (file.display(), plain(helper, 40));
+            tracing::warn!(%file, host, helper, "credential helpers are not run: give --creds, or log in to a file with --authfile");
+        }
+        if let Some(login) = parsed.lookup(legacy, host, path).map_err(refuse)? {
             return Ok(Some(login));
         }
     }
     Ok(None)
 }
 
-/// Finds the entry in one file: by repository, its parents, the host, then any spelling of the host.
-fn lookup(bytes: &[u8], legacy: bool, host: &str, path: &str) -> std::result::Result<Option<Login>, String> {
+fn parse(bytes: &[u8], legacy: bool) -> std::result::Result<AuthFile, String> {
     // An empty file is what `podman logout` of a fresh temp file leaves.
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(None);
+        return Ok(AuthFile::default());
     }
     // The parser's own words could quote a secret, so only the place is told.
     let json = |e: serde_json::Error| format!("not JSON of the expected form, line {} column {}", e.line(), e.column());
-    let file = if legacy {
-        AuthFile { auths: serde_json::from_slice(bytes).map_err(json)?, ..AuthFile::default() }
-    } else {
-        serde_json::from_slice::<AuthFile>(bytes).map_err(json)?
-    };
-    if let Some(helper) = file.helpers.get(host) {
-        tracing::debug!(host, helper = plain(helper, 40), "credential helpers are not run");
+    if legacy {
+        return Ok(AuthFile { auths: serde_json::from_slice(bytes).map_err(json)?, ..AuthFile::default() });
     }
-    let mut key = format!("{host}/{path}");
-    loop {
-        if let Some(Some(entry)) = file.auths.get(&key)
-            && let Some(login) = entry.login().map_err(|why| format!("entry {:?}: {why}", plain(&key, 100)))?
-        {
-            return Ok(Some(login));
-        }
-        match key.rfind('/') {
-            Some(slash) => key.truncate(slash),
-            None => break,
-        }
+    serde_json::from_slice(bytes).map_err(json)
+}
+
+impl AuthFile {
+    /// The helper that podman would ask first.
+    fn helper(&self, host: &str) -> Option<&str> {
+        self.helpers.as_ref()?.get(host)?.as_deref().filter(|h| !h.is_empty())
     }
-    let wanted = alias(host);
-    for (key, entry) in file.auths.iter().filter_map(|(k, e)| Some((k, e.as_ref()?))) {
-        let bare = key.trim_start_matches("http://").trim_start_matches("https://");
-        let bare = if legacy || bare.len() != key.len() { bare.split('/').next().unwrap_or(bare) } else { bare };
-        if alias(bare) == wanted
-            && let Some(login) = entry.login().map_err(|why| format!("entry {:?}: {why}", plain(key, 100)))?
-        {
-            return Ok(Some(login));
+
+    /// Finds the entry: by repository, its parents, the host, then any spelling of the host.
+    fn lookup(&self, legacy: bool, host: &str, path: &str) -> std::result::Result<Option<Login>, String> {
+        let Some(auths) = &self.auths else { return Ok(None) };
+        let mut key = format!("{host}/{path}");
+        loop {
+            if let Some(Some(entry)) = auths.get(&key)
+                && let Some(login) = entry.login().map_err(|why| format!("entry {:?}: {why}", plain(&key, 100)))?
+            {
+                return Ok(Some(login));
+            }
+            match key.rfind('/') {
+                Some(slash) => key.truncate(slash),
+                None => break,
+            }
         }
+        let wanted = alias(host);
+        for (key, entry) in auths.iter().filter_map(|(k, e)| Some((k, e.as_ref()?))) {
+            let bare = key.trim_start_matches("http://").trim_start_matches("https://");
+            let bare = if legacy || bare.len() != key.len() { bare.split('/').next().unwrap_or(bare) } else { bare };
+            if alias(bare) == wanted
+                && let Some(login) = entry.login().map_err(|why| format!("entry {:?}: {why}", plain(key, 100)))?
+            {
+                return Ok(Some(login));
+            }
+        }
+        Ok(None)
     }
-    Ok(None)
 }
 
 fn alias(host: &str) -> &str {
@@ -182,6 +193,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn lookup(bytes: &[u8], legacy: bool, host: &str, path: &str) -> std::result::Result<Option<Login>, String> {
+        parse(bytes, legacy)?.lookup(legacy, host, path)
+    }
 
     fn auth(text: &str) -> String {
         BASE64.encode(text.as_bytes())
@@ -216,6 +231,22 @@ mod tests {
         }
         let old = format!(r#"{{"https://old.io/v1/":{{"auth":"{}"}}}}"#, auth("o:p"));
         assert!(lookup(old.as_bytes(), true, "old.io", "a").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_helper_is_known_by_name_and_null_is_nothing() {
+        let table = [
+            (r#"{"auths":null,"credHelpers":null}"#, None),
+            (r#"{"credHelpers":{"q.io":null,"z.io":"x"}}"#, None),
+            (r#"{"credHelpers":{"q.io":""}}"#, None),
+            (r#"{"auths":{},"credHelpers":{"q.io":"secretservice"}}"#, Some("secretservice")),
+        ];
+        for (text, want) in table {
+            let file = parse(text.as_bytes(), false).unwrap();
+            assert_eq!(file.helper("q.io"), want, "{text}");
+            assert_eq!(file.lookup(false, "q.io", "a"), Ok(None), "{text}");
+        }
+        assert_eq!(lookup(b"null", true, "q.io", "a"), Ok(None));
     }
 
     #[test]

@@ -43,15 +43,18 @@ pub struct SystemFiles {
 impl SystemFiles {
     /// The places that the environment of this process says.
     pub fn of_process() -> Self {
-        Self::of(|name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from), rustix::process::geteuid().is_root())
+        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        Self::of(var, rustix::process::geteuid().is_root(), may_enter)
     }
 
-    fn of(var: impl Fn(&str) -> Option<PathBuf>, root: bool) -> Self {
+    fn of(var: impl Fn(&str) -> Option<PathBuf>, root: bool, may_enter: impl Fn(&PathBuf) -> bool) -> Self {
         let home = var("HOME");
         let user = var("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config"))).map(|dir| dir.join("containers"));
+        let user = user.filter(&may_enter);
         let system = ["/etc/containers", "/usr/share/containers"].map(PathBuf::from);
         let all = |name: &str| user.iter().chain(&system).map(|dir| dir.join(name)).collect::<Vec<_>>();
-        let cache = if root { Some("/var/cache".into()) } else { var("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache"))) };
+        let cache =
+            if root { Some(PathBuf::from("/var/cache")) } else { var("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache"))) };
         let (policy, registries) = (var("CONTAINERS_POLICY_JSON"), var("CONTAINERS_REGISTRIES_CONF"));
         Self {
             policy_must_exist: policy.is_some(),
@@ -59,7 +62,7 @@ impl SystemFiles {
             registries_d: if registries.is_some() { Vec::new() } else { all("registries.conf.d").into_iter().rev().collect() },
             policy: policy.map_or_else(|| all("policy.json"), |file| vec![file]),
             registries: registries.map_or_else(|| all("registries.conf"), |file| vec![file]),
-            aliases: cache.map(|dir: PathBuf| dir.join("containers/short-name-aliases.conf")),
+            aliases: cache.map(|dir| dir.join("containers")).filter(&may_enter).map(|dir| dir.join("short-name-aliases.conf")),
         }
     }
 
@@ -91,6 +94,16 @@ impl SystemFiles {
 
 fn refuse(path: &Path, why: String) -> RegistryError {
     RegistryError::Configuration { path: path.display().to_string(), why }
+}
+
+/// Not so for what is below the HOME of another user, kept by sudo or su: what lies there is not this user's to obey.
+/// A file that may not be read in a directory that may be entered is an error.
+fn may_enter(dir: &PathBuf) -> bool {
+    let closed = std::fs::metadata(dir).is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+    if closed {
+        tracing::warn!(dir = %dir.display(), "files about registries in a directory that may not be entered are left out");
+    }
+    !closed
 }
 
 /// The first file that exists.
@@ -142,17 +155,20 @@ mod tests {
     #[test]
     fn files_are_where_podman_has_them() {
         let set = |pairs: &'static [(&str, &str)]| move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v));
-        let files = SystemFiles::of(set(&[("HOME", "/h")]), false);
+        let files = SystemFiles::of(set(&[("HOME", "/h")]), false, |_| true);
         let places = ["/h/.config/containers", "/etc/containers", "/usr/share/containers"].map(PathBuf::from);
         assert_eq!(files.policy, places.clone().map(|p| p.join("policy.json")));
         assert_eq!(files.registries, places.clone().map(|p| p.join("registries.conf")));
         assert_eq!(files.registries_d, [2, 1, 0].map(|n| places[n].join("registries.conf.d")));
         assert_eq!(files.aliases, Some("/h/.cache/containers/short-name-aliases.conf".into()));
         assert!(!files.policy_must_exist && !files.registries_must_exist);
-        let files = SystemFiles::of(set(&[("CONTAINERS_POLICY_JSON", "/p"), ("CONTAINERS_REGISTRIES_CONF", "/r")]), true);
+        let files = SystemFiles::of(set(&[("CONTAINERS_POLICY_JSON", "/p"), ("CONTAINERS_REGISTRIES_CONF", "/r")]), true, |_| true);
         assert_eq!((files.policy, files.registries, files.registries_d), (vec!["/p".into()], vec!["/r".into()], vec![]));
         assert_eq!(files.aliases, Some("/var/cache/containers/short-name-aliases.conf".into()));
         assert!(files.policy_must_exist && files.registries_must_exist);
+        let files = SystemFiles::of(set(&[("HOME", "/h")]), false, |_| false);
+        assert_eq!(files.policy, ["/etc/containers/policy.json", "/usr/share/containers/policy.json"].map(PathBuf::from));
+        assert_eq!(files.aliases, None);
     }
     #[test]
     fn drop_ins_come_after_the_main_file_in_their_order() {
