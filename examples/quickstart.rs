@@ -112,7 +112,7 @@ fn options(dir: &Path) -> StoreOptions {
 
 fn get(store: &Store, reference: &str) -> Result<Pulled> {
     let mut options = PullOptions::default();
-    options.registry.tls_verify = false;
+    options.registry.tls_verify = Some(false);
     let place = reference.parse()?;
     let list = pull(store, &[place], &options, &(), &AtomicBool::new(false))?;
     Ok(list.into_iter().next().ok_or("nothing was pulled")?)

@@ -377,3 +377,30 @@ fn a_digestfile_that_becomes_full_does_not_end_the_pull() {
     assert_eq!((output.status.code(), lines(&output)), (Some(1), vec![one.config.hex().to_owned(), two.config.hex().to_owned()]));
     assert!(said(&output).contains("/dev/full"), "{}", said(&output));
 }
+
+/// What `--tls-verify` does not say, registries.conf says; and what a name without a registry stands for.
+#[test]
+fn a_short_name_means_what_registries_conf_says() {
+    let world = World::new();
+    world.push("one");
+    let host = world.registry.host().to_owned();
+    let conf = world.temp.path().join("registries.conf");
+    let insecure = format!("[[registry]]\nlocation = '{host}'\ninsecure = true\n");
+    let pull = |text: &str| {
+        fs::write(&conf, text).unwrap();
+        world.command(&["pull", "--quiet", "--retry", "0", "one"]).env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap()
+    };
+    let several = pull("unqualified-search-registries = ['a.example', 'b.example']\n");
+    assert_eq!(several.status.code(), Some(1), "{}", said(&several));
+    assert!(said(&several).contains("a.example") && said(&several).contains("b.example"), "{}", said(&several));
+    assert!(!world.root().exists(), "nothing was made");
+    let verified = pull(&format!("unqualified-search-registries = ['{host}']\n"));
+    assert_eq!(verified.status.code(), Some(1), "plain http is not used unless it is allowed: {}", said(&verified));
+    let found = pull(&format!("unqualified-search-registries = ['{host}']\n{insecure}"));
+    assert!(found.status.success(), "{}", said(&found));
+    assert_eq!(world.json(&["images", "--json"])[0]["names"], json!([format!("{host}/one:latest")]));
+    // What is said on the command line goes before what the file says.
+    let mut asked = world.command(&["pull", "--quiet", "--retry", "0", "--tls-verify=true", "one"]);
+    let asked = asked.env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap();
+    assert_eq!(asked.status.code(), Some(1), "{}", said(&asked));
+}

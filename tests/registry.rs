@@ -20,7 +20,7 @@ use embedded::{Access, Compression, Fault, ImageSpec, Pushed, Registry, tar};
 /// Patient with a busy machine, and quick to try again.
 fn options() -> Options {
     Options {
-        tls_verify: false,
+        tls_verify: Some(false),
         // This machine's own files are not what is tested.
         system: SystemFiles::default(),
         login: Some(Login::parse("me:secret").unwrap()),
@@ -622,7 +622,7 @@ fn a_registry_that_is_down_is_named_with_the_cause() {
 fn plain_http_is_not_spoken_while_tls_is_verified() {
     let registry = Registry::start();
     one(&registry);
-    let error = pull(&registry, "a/b:t", &Options { tls_verify: true, retries: 0, ..options() }).unwrap_err();
+    let error = pull(&registry, "a/b:t", &Options { tls_verify: Some(true), retries: 0, ..options() }).unwrap_err();
     assert_eq!(registry.requests(), []);
     // A machine without any certificate authority says so even earlier.
     assert!(matches!(error, RegistryError::Tls { .. } | RegistryError::Client { .. }), "{error:?}");
@@ -685,7 +685,7 @@ fn what_the_host_does_not_allow_is_not_fetched() {
             registries: vec![temp.path().join("registries.conf")],
             ..SystemFiles::default()
         };
-        let options = Options { tls_verify: true, system: system.clone(), ..options() };
+        let options = Options { tls_verify: None, system: system.clone(), ..options() };
         let got = Place::find(&named(name), &system).and_then(|place| place.open(&options)).and_then(|found| {
             let resolved = found.source.manifest(&Platform::host())?;
             Ok((found.name, resolved.image.digest))
@@ -712,7 +712,7 @@ fn a_file_that_must_exist_and_does_not_is_an_error() {
     let registries = SystemFiles { registries: missing, registries_must_exist: true, ..SystemFiles::default() };
     for system in [policy, registries] {
         let reference: Reference = "q.io/a".parse().unwrap();
-        let error = Client::connect(reference, &Options { system, tls_verify: true, ..options() }).map(|_| ()).unwrap_err();
+        let error = Client::connect(reference, &Options { system, tls_verify: None, ..options() }).map(|_| ()).unwrap_err();
         assert_eq!(chain(&error), "/no/such/file: No such file or directory (os error 2)");
     }
 }

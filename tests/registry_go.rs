@@ -159,7 +159,7 @@ fn push(registry: &Registry, docker: bool, at: At, text: &str, replaced: (&str, 
 }
 
 fn ours(registry: &Registry) -> Result<(), String> {
-    let options = Options { tls_verify: false, system: SystemFiles::default(), ..Options::default() };
+    let options = Options { tls_verify: Some(false), system: SystemFiles::default(), ..Options::default() };
     let judge = || {
         let client = Client::connect(registry.reference("a:t").parse().unwrap(), &options)?;
         let found = client.manifest(&Platform::host())?;

@@ -175,7 +175,7 @@ fn a_pull_with_nothing_to_do_syncs_the_tables_and_documents_and_nothing_else() {
     let options = || StoreOptions::new(temp.path().join("root"), temp.path().join("run"));
     let get = |store: &Store| {
         let mut options = cstor_rs::pull::PullOptions::default();
-        options.registry.tls_verify = false;
+        options.registry.tls_verify = Some(false);
         let place = registry.reference("one:latest").parse().unwrap();
         cstor_rs::pull::pull(store, &[place], &options, &(), &std::sync::atomic::AtomicBool::new(false)).unwrap()
     };

@@ -23,14 +23,15 @@ use super::{Context, exit, signals};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// NAME, docker://NAME or oci:DIR[:TAG]
-    #[arg(required = true, value_name = "REF")]
-    references: Vec<Place>,
+    #[arg(required = true, value_name = "REF", value_parser = reference)]
+    references: Vec<String>,
     /// Pull all of them in one transaction, or none
     #[arg(long)]
     atomic: bool,
-    /// Verify the registry's certificate; false allows any, and plain http
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
-    tls_verify: bool,
+    /// Verify the registry's certificate; false allows any, and plain http [default: true, unless registries.conf calls the
+    /// registry insecure]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    tls_verify: Option<bool>,
     /// Read credentials from this file only
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
@@ -90,8 +91,18 @@ enum Sync {
     None,
 }
 
+/// Checked before anything is done; what a short name stands for says the host's configuration later.
+fn reference(text: &str) -> Result<String, String> {
+    match text.parse::<Place>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let mut options = options(args)?;
+    let find = |text: &String| Place::find(text, &options.registry.system);
+    let places = args.references.iter().map(find).collect::<Result<Vec<Place>, _>>()?;
     // First: a file that cannot be made must be known before anything is changed.
     let mut results = Results::open(args)?;
     let stop = signals::listen().context("listen for signals")?;
@@ -99,7 +110,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let store = context.store_with(Some(stop.flag.clone()))?;
     let shown = Shown::new(args.quiet, args.json);
     let mut outcomes = Vec::new();
-    let batches: Vec<&[Place]> = if args.atomic { vec![&args.references] } else { args.references.chunks(1).collect() };
+    let batches: Vec<&[Place]> = if args.atomic { vec![&places] } else { places.chunks(1).collect() };
     for batch in batches {
         if signals::received().is_some() {
             outcomes.push(Outcome::Cancelled);

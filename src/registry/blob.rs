@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_slow_reader_holds_the_fetch_back() {
-        let options = Options { tls_verify: false, ..Options::default() };
+        let options = Options { tls_verify: Some(false), ..Options::default() };
         let client = Client::new(&"127.0.0.1:1/a".parse().unwrap(), &options, None).unwrap();
         let (words, heard) = channel();
         let room = Arc::new(Semaphore::new(ROOM));

@@ -30,8 +30,9 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 /// How to talk to a registry.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Whether TLS must be there and its certificate be trusted; without it any certificate will do, and http.
-    pub tls_verify: bool,
+    /// Whether TLS must be there and its certificate be trusted; without it any certificate will do, and http. `None`: it
+    /// must, unless registries.conf calls the registry insecure.
+    pub tls_verify: Option<bool>,
     /// The host's own files about registries, policy.json among them.
     pub system: SystemFiles,
     /// Credentials that go before those of any file.
@@ -62,7 +63,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            tls_verify: true,
+            tls_verify: None,
             system: SystemFiles::of_process(),
             login: None,
             authfile: None,
@@ -118,7 +119,8 @@ impl Registry {
             policy.check(&reference).map_err(forbidden)?;
         }
         let endpoint = options.system.registries()?.endpoint(&reference).map_err(forbidden)?;
-        let options = Options { tls_verify: options.tls_verify && !endpoint.insecure, ..options.clone() };
+        let verify = options.tls_verify.unwrap_or(!endpoint.insecure);
+        let options = Options { tls_verify: Some(verify), ..options.clone() };
         let login = match &options.login {
             Some(login) => Some(login.clone()),
             None => credentials::find(options.authfile.as_deref(), endpoint.reference.host(), endpoint.reference.path())?,
@@ -140,7 +142,7 @@ impl Registry {
             (None, None) => return Err(RegistryError::Client { source: "no runtime".into() }),
         };
         let mut client = Client::new(&endpoint.reference, &options, login)?;
-        if !options.tls_verify {
+        if !verify {
             client = wait(&handle, &options.cancel, async move {
                 let mut backoff = Backoff::new(&client);
                 while let Err(failure) = client.choose_scheme().await {

@@ -221,6 +221,7 @@ impl Client {
 }
 
 fn build(reference: &super::Reference, options: &Options, redirects: redirect::Policy) -> reqwest::Result<reqwest::Client> {
+    let verify = options.tls_verify.unwrap_or(true);
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("cstor-rs/", env!("CARGO_PKG_VERSION")))
         .http1_only()
@@ -228,8 +229,8 @@ fn build(reference: &super::Reference, options: &Options, redirects: redirect::P
         .redirect(redirects)
         .connect_timeout(options.connect_timeout)
         // With verification on nothing goes over plain http, redirects and token servers included.
-        .https_only(options.tls_verify)
-        .tls_danger_accept_invalid_certs(!options.tls_verify);
+        .https_only(verify)
+        .tls_danger_accept_invalid_certs(!verify);
     if is_loopback(reference.api_host()) {
         builder = builder.no_proxy();
     }
