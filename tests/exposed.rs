@@ -192,6 +192,33 @@ fn staging_that_goes_while_a_layer_is_unpacked_is_named_and_nothing_changes() {
     place.check(1, "lost");
 }
 
+/// Counted is what is made and not what is there: names that go while a layer is unpacked are missed too.
+#[test]
+fn names_that_go_while_a_layer_is_unpacked_are_missed() {
+    let Some(place) = Place::new() else { return };
+    let overlay = place.path("overlay");
+    let remove = move || {
+        let temp = fs::read_dir(overlay.join("tempdirs")).unwrap().map(|e| e.unwrap().path()).find(|path| path.is_dir()).unwrap();
+        for layer in fs::read_dir(temp.join("stage")).unwrap().map(|e| e.unwrap().path()).filter(|path| path.join("diff/d").exists()) {
+            fs::remove_dir_all(layer.join("diff/d")).unwrap();
+        }
+    };
+    let many = fixture::layer(&[
+        fixture::Member::Dir("d", 0o755),
+        fixture::Member::File("d/first", 0o644, b""),
+        fixture::Member::Dir("e", 0o755),
+        fixture::Member::File("e/last", 0o644, b""),
+    ]);
+    let when = |op: &Op<'_>| matches!(op, Op::Create(at, _) if at.name == Path::new("last"));
+    let hook = Arc::new(Once { when, what: remove, done: AtomicUsize::new(0) });
+    let image = [image("localhost/many:1", vec![many])];
+    fixture::pull(&Store::open(place.options().hook(hook.clone())).unwrap(), &image).unwrap().unwrap();
+    assert_eq!(hook.done.load(Ordering::SeqCst), 2, "it was unpacked twice");
+    place.check(2, "staged again");
+    let said = oracle::read(&place.path("")).unwrap();
+    assert!(said.layers.values().any(|(_, files)| files.iter().any(|file| file.contains("d/first"))), "{said:?}");
+}
+
 /// Counts the changes until the first sync of a filesystem: those that only stage.
 #[derive(Default)]
 struct Staging {

@@ -249,3 +249,149 @@ fn staging_that_cannot_be_removed_is_reported_and_hinders_nothing() {
     assert!(pulled.is_ok(), "{pulled:?}");
     assert_eq!(place.open().recovered().ended, [(TXN.parse().unwrap(), Outcome::CleanedUp)]);
 }
+
+/// A segment that cannot be read, as with a bad block, while its owner holds its lock.
+#[test]
+fn a_living_owners_segment_is_its_own_business_whatever_can_be_read_of_it() {
+    let place = Place::new();
+    let path = place.segment();
+    // Longer than any segment: it cannot be read.
+    fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    let owner = fs::File::options().read(true).write(true).open(&path).unwrap();
+    nix::fcntl::fcntl(&owner, nix::fcntl::FcntlArg::F_OFD_SETLK(&libc_flock())).unwrap();
+    let stage = place.path(&format!("cstor-rs/stage/{TXN}"));
+    fs::create_dir_all(stage.join("layer")).unwrap();
+    // A dead transaction beside it makes the pass run.
+    fs::create_dir_all(place.path("cstor-rs/stage/ffffffffffffffffffffffffffffffff")).unwrap();
+    let store = place.open();
+    assert_eq!(store.recovered().ended.len(), 1, "{:?}", store.recovered());
+    assert_eq!(store.recovered().alive, [TXN.parse().unwrap()]);
+    assert!(stage.join("layer").is_dir() && path.exists(), "nothing of the living one is touched");
+    drop(owner);
+    assert_eq!(place.open().recovered().ended, [(TXN.parse().unwrap(), Outcome::SetAside)]);
+    assert!(!stage.exists());
+}
+
+/// Does something once, before the first change that it is meant for.
+struct Once<F, G> {
+    when: F,
+    what: G,
+    done: AtomicUsize,
+}
+
+impl<F: Fn(&Op<'_>) -> bool + Send + Sync, G: Fn() + Send + Sync> Hook for Once<F, G> {
+    fn before(&self, op: &Op<'_>) -> io::Result<()> {
+        if (self.when)(op) && self.done.fetch_add(1, Ordering::SeqCst) == 0 {
+            (self.what)();
+        }
+        Ok(())
+    }
+}
+
+/// Somebody takes away what is staged: a commit over nothing would be a lie.
+#[test]
+fn a_commit_whose_staging_is_gone_is_no_commit() {
+    for gone in ["cstor-rs/stage", "overlay-layers", "overlay-images"] {
+        let place = Place::new();
+        let dir = place.path(gone);
+        let what = move || {
+            for entry in fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap()) {
+                let name = entry.file_name().into_string().unwrap();
+                if entry.file_type().unwrap().is_dir() && (name.len() == 32 || name.starts_with(".cstor-rs-")) {
+                    for staged in fs::read_dir(entry.path()).unwrap().map(|entry| entry.unwrap()) {
+                        if staged.file_type().unwrap().is_dir() {
+                            fs::remove_dir_all(staged.path()).unwrap();
+                        } else {
+                            fs::remove_file(staged.path()).unwrap();
+                        }
+                    }
+                }
+            }
+        };
+        let when = |op: &Op<'_>| matches!(op, Op::Rename(_, to) if to.dir.ends_with("overlay") && to.name.to_string_lossy().len() == 64);
+        let hook = Arc::new(Once { when, what, done: AtomicUsize::new(0) });
+        let store = Store::open(place.options().hook(hook.clone())).unwrap();
+        let failed = fixture::pull(&store, &[image("localhost/one:1", vec![base(), app("one")])]).unwrap_err();
+        assert!(matches!(failed, Failure::Commit(cstor_rs::txn::CommitError::RolledBack { .. })), "{gone}: {failed:?}");
+        assert!(hook.done.load(Ordering::SeqCst) > 0, "{gone}: the moment never came");
+        let store = place.open();
+        assert_eq!((store.recovered().ended.len(), store.recovered().pending.len()), (0, 0), "{gone}: {:?}", store.recovered());
+        assert_eq!(store.read().unwrap().unwrap().images().count(), 1, "{gone}");
+        assert_eq!(store.read().unwrap().unwrap().layers().count(), 1, "{gone}");
+    }
+}
+
+/// What a prepared transaction that is given up does: Abort under the locks, trees without them.
+#[test]
+fn a_prepared_transaction_that_is_dropped_or_rolled_back_releases_the_locks_first() {
+    use cstor_rs::ids::Digest;
+    use cstor_rs::txn::{LayerSpec, Prepared, TxnOptions};
+    for how in ["dropped", "rolled back"] {
+        let place = Place::new();
+        let locks = ["overlay-layers/layers.lock", "overlay-images/images.lock", "overlay-containers/containers.lock"];
+        let trees = Arc::new(Trees { locks: locks.map(|lock| place.path(lock)).to_vec(), removed: AtomicUsize::new(0) });
+        let store = Store::open(place.options().hook(trees.clone())).unwrap();
+        let txn = store.begin(TxnOptions::default()).unwrap();
+        let one = image("localhost/one:1", vec![base()]);
+        let layer = &one.layers[0];
+        for state in txn.declare(&txn.tables().unwrap(), std::slice::from_ref(&layer.diff_id)).unwrap() {
+            let spec = LayerSpec { id: state.id, diff_id: state.diff_id, blob: Some(Digest::of(&layer.blob)), blob_bytes: None };
+            txn.stage_layer(&spec, layer.blob.as_slice(), &|_| {}).unwrap();
+        }
+        txn.stage_image(&cstor_rs::txn::ImageSpec {
+            config: one.config.clone(),
+            manifest: one.manifest.clone(),
+            index: None,
+            diff_ids: vec![layer.diff_id.clone()],
+            names: vec![one.name.clone()],
+            created: None,
+        })
+        .unwrap();
+        let Prepared::Ready(prepared) = txn.prepare().unwrap() else { panic!("{how}: nothing is ready") };
+        match how {
+            "dropped" => drop(prepared),
+            _ => prepared.rollback().unwrap(),
+        }
+        assert!(trees.removed.load(Ordering::SeqCst) > 3, "{how}");
+        for dir in ["journal", "stage", "trash"] {
+            assert_eq!(place.path(&format!("cstor-rs/{dir}")).read_dir().unwrap().count(), 0, "{how}: {dir}");
+        }
+        assert_eq!(place.open().read().unwrap().unwrap().images().count(), 1, "{how}");
+    }
+}
+
+/// An end that a dead process wrote may be in the page cache only.
+#[test]
+fn an_end_is_synced_before_what_it_ends_is_removed() {
+    struct Killed(AtomicUsize);
+    impl Hook for Killed {
+        fn before(&self, op: &Op<'_>) -> io::Result<()> {
+            // The second sync of the segment's data is that of Done.
+            if matches!(op, Op::SyncData(at) if at.name.to_string_lossy().ends_with(".wal")) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+            if self.0.load(Ordering::SeqCst) > 1 { Err(io::Error::other("gone")) } else { Ok(()) }
+        }
+    }
+    #[derive(Default)]
+    struct Order(std::sync::Mutex<Vec<&'static str>>);
+    impl Hook for Order {
+        fn before(&self, op: &Op<'_>) -> io::Result<()> {
+            let mut list = self.0.lock().unwrap();
+            match op {
+                Op::SyncData(at) if at.name.to_string_lossy().ends_with(".wal") => list.push("end"),
+                Op::Unlink(_) | Op::Rmdir(_) => list.push("removal"),
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+    let place = Place::new();
+    let dying = Store::open(place.options().hook(Arc::new(Killed(AtomicUsize::new(0))))).unwrap();
+    fixture::pull(&dying, &[image("localhost/one:1", vec![base()])]).unwrap_err();
+    let order = Arc::new(Order::default());
+    let store = Store::open(place.options().hook(order.clone())).unwrap();
+    assert_eq!(store.recovered().ended.iter().map(|(_, outcome)| *outcome).collect::<Vec<_>>(), [Outcome::CleanedUp]);
+    assert_eq!(order.0.lock().unwrap().first(), Some(&"end"));
+    assert_eq!(store.read().unwrap().unwrap().images().count(), 2);
+}

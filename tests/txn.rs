@@ -326,3 +326,43 @@ fn where_syncfs_is_not_relied_on_every_file_is_synced() {
     assert_eq!(syncs.get("syncfs"), None, "{syncs:?}");
     assert!(syncs["file"] > 12 && syncs["directory"] > 20, "{syncs:?}");
 }
+
+/// Another image's layer is mounted by the LINKID that its parent had: a parent that is made again must get that one.
+#[test]
+fn a_lost_layer_is_restored_under_the_linkid_that_its_children_know() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = || StoreOptions::new(temp.path().join("root"), temp.path().join("run"));
+    let (x, y) = (image("localhost/x:1", vec![base(), app("x")]), image("localhost/y:1", vec![base(), app("y")]));
+    let receipt = fixture::pull(&Store::open(options()).unwrap(), &[x.clone(), y]).unwrap().unwrap();
+    let overlay = temp.path().join("root/overlay");
+    let lost = overlay.join(receipt.layers[0].as_str());
+    let link = std::fs::read_to_string(lost.join("link")).unwrap();
+    std::fs::remove_file(overlay.join("l").join(&link)).unwrap();
+    std::fs::remove_dir_all(&lost).unwrap();
+    fixture::pull(&Store::open(options()).unwrap(), &[x]).unwrap().unwrap();
+    assert_eq!(std::fs::read_to_string(lost.join("link")).unwrap(), link);
+    for layer in &receipt.layers[1..] {
+        let lower = std::fs::read_to_string(overlay.join(layer.as_str()).join("lower")).unwrap();
+        assert_eq!(lower, format!("l/{link}"));
+        assert!(overlay.join(lower).join("etc").is_dir());
+    }
+}
+
+/// A container's root filesystem may be mounted below a layer's directory: it is not part of the layer.
+#[test]
+fn a_mount_below_a_layer_does_not_hinder_syncing_it_file_by_file() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: mounts need the root user");
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let options = || StoreOptions::new(temp.path().join("root"), temp.path().join("run"));
+    let receipt = fixture::pull(&Store::open(options()).unwrap(), &[image("localhost/zero:1", vec![base()])]).unwrap().unwrap();
+    let dir = temp.path().join("root/overlay").join(receipt.layers[0].as_str());
+    std::fs::remove_file(dir.join("cstor-rs.seal")).unwrap();
+    assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(dir.join("merged")).status().unwrap().success());
+    let _guard = Unmount(dir.join("merged"));
+    let txn = cstor_rs::txn::TxnOptions { sync: cstor_rs::txn::SyncMode::Files, ..Default::default() };
+    fixture::pull_with(&Store::open(options()).unwrap(), &[image("localhost/one:1", vec![base(), app("one")])], txn).unwrap().unwrap();
+    assert!(dir.join("cstor-rs.seal").exists());
+}

@@ -51,6 +51,8 @@ pub struct Extracted {
     pub members: u64,
     /// Whether the tar has an entry for the root itself, named `/`.
     pub root_entry: bool,
+    /// The number of names in the tree, by what was made and removed.
+    pub names: u64,
 }
 
 /// Unpacks a blob into `diff` and writes its tar-split as `split` in `side`. `spill` is an empty directory on the same
@@ -95,6 +97,7 @@ struct Unpacked {
     gids: BTreeSet<u32>,
     members: u64,
     root_entry: bool,
+    names: u64,
 }
 
 impl Unpacked {
@@ -109,6 +112,7 @@ impl Unpacked {
             gids: self.gids.into_iter().collect(),
             members: self.members,
             root_entry: self.root_entry,
+            names: self.names,
         }
     }
 }
@@ -137,7 +141,7 @@ fn unpack(mut tar: Tar, diff: &Dir, spill: &Dir, side: &Dir, split: &str, option
     let flushed = |error: io::IntoInnerError<BufWriter<File>>| ExtractError::Source(error.into_error());
     drop(out.into_inner().map_err(flushed)?);
     let (diff_id, diff_size) = tar.done();
-    let (root_entry, mut spill) = tree.finish();
+    let (root_entry, names, mut spill) = tree.finish();
     let must_rewrite = totals.must_rewrite || !spill.is_empty();
     if must_rewrite {
         rewrite(side, split, &totals.repeated, &mut spill)?;
@@ -147,7 +151,7 @@ fn unpack(mut tar: Tar, diff: &Dir, spill: &Dir, side: &Dir, split: &str, option
         prove(diff, side, split, &diff_id)?;
     }
     super::times::set_directory_times(diff, &side.file(split)?)?;
-    Ok(Unpacked { diff_id, diff_size, uids, gids, members, root_entry })
+    Ok(Unpacked { diff_id, diff_size, uids, gids, members, root_entry, names })
 }
 
 /// Go's uidset and gidset: every header whose base name does not begin with `.wh.`; a global header counts as 0:0.

@@ -13,13 +13,18 @@ pub(super) fn open_in(root: &Dir, path: &Cleaned) -> fsio::Result<Dir> {
     if path.0.is_empty() { Ok(root.clone()) } else { root.dir_in_root(&path.path()) }
 }
 
-/// Opens a directory below `root` and makes what is missing of it: mode 0755, owned by root, as Go makes it.
-pub(super) fn make_in(root: &Dir, path: &Cleaned) -> fsio::Result<Dir> {
+/// Opens a directory below `root` and makes what is missing of it: mode 0755, owned by root, as Go makes it. `names`
+/// counts what was made.
+pub(super) fn make_in(root: &Dir, path: &Cleaned, names: &mut u64) -> fsio::Result<Dir> {
     let mut dir = root.clone();
     for (depth, part) in path.0.iter().enumerate() {
         let name = OsStr::from_bytes(part);
         dir = match dir.dir(name) {
-            Err(error) if error.not_found() => make(&dir, name)?,
+            Err(error) if error.not_found() => {
+                let made = make(&dir, name)?;
+                *names += 1;
+                made
+            }
             // A link: where it leads is said by the layer's root only. One that leads nowhere is an error, as in Go.
             Err(error) if error.is(Errno::LOOP) || error.is(Errno::NOTDIR) => open_in(root, &path.prefix(depth + 1))?,
             other => other?,

@@ -52,14 +52,16 @@ impl Spill {
         self.dir.create_private(name, 0o600).map_err(member(entry))
     }
 
-    /// Removes what stands under `name` in `parent`, on behalf of `entry`; every body in it comes here.
-    pub(super) fn take(&mut self, entry: &Entry, parent: &Dir, path: &Cleaned, name: &OsStr) -> Result<(), ExtractError> {
-        let Some(meta) = parent.meta(name).map_err(member(entry))? else { return Ok(()) };
+    /// Removes what stands under `name` in `parent`, on behalf of `entry`; every body in it comes here. Returns the number
+    /// of names that went.
+    pub(super) fn take(&mut self, entry: &Entry, parent: &Dir, path: &Cleaned, name: &OsStr) -> Result<u64, ExtractError> {
+        let Some(meta) = parent.meta(name).map_err(member(entry))? else { return Ok(0) };
         self.removed = true;
         let mut here = path.clone().join(name);
         if meta.kind != Kind::Dir {
-            return self.leaf(entry, parent, &here, name);
+            return self.leaf(entry, parent, &here, name).map(|()| 1);
         }
+        let mut gone = 0;
         let mut walk = Walk::new(parent, name, Purpose::Empty).map_err(member(entry))?;
         while let Some(step) = walk.next().map_err(member(entry))? {
             match step {
@@ -67,15 +69,17 @@ impl Spill {
                 Step::Leaf { dir, name, .. } => {
                     here = here.join(&name);
                     self.leaf(entry, &dir, &here, &name)?;
+                    gone += 1;
                     here.0.pop();
                 }
                 Step::Leave { place, .. } => {
                     here.0.pop();
                     place.map_or(Ok(()), |(parent, name)| parent.rmdir(name)).map_err(member(entry))?;
+                    gone += 1;
                 }
             }
         }
-        Ok(())
+        Ok(gone)
     }
 
     fn leaf(&mut self, entry: &Entry, parent: &Dir, here: &Cleaned, name: &OsStr) -> Result<(), ExtractError> {

@@ -28,15 +28,17 @@ pub(super) struct Tree {
     parents: Vec<(Cleaned, Dir)>,
     root_entry: bool,
     is_root: bool,
+    /// The names in the tree, by what was made and removed: counted, not looked at, so that it tells what others removed.
+    names: u64,
 }
 
 impl Tree {
     pub(super) fn new(root: Dir, spill: Spill) -> Self {
-        Self { root, spill, parents: Vec::new(), root_entry: false, is_root: fsio::is_initial_root() }
+        Self { root, spill, parents: Vec::new(), root_entry: false, is_root: fsio::is_initial_root(), names: 0 }
     }
 
-    pub(super) fn finish(self) -> (bool, Spill) {
-        (self.root_entry, self.spill)
+    pub(super) fn finish(self) -> (bool, u64, Spill) {
+        (self.root_entry, self.names, self.spill)
     }
 
     /// Applies one member, its body included.
@@ -62,6 +64,7 @@ impl Tree {
             Some(Whiteout::Of(hidden)) => {
                 self.remove(entry, &parent, &parent_path, hidden)?;
                 parent.mknod(hidden, FileType::CharacterDevice, 0, (0, 0)).map_err(member(entry))?;
+                self.names += 1;
                 self.own(&parent, hidden, entry)?;
                 self.keep_body(entry, &parent_path.join(&name), body)
             }
@@ -109,6 +112,7 @@ impl Tree {
                 if parent.meta(name).map_err(member(entry))?.is_none_or(|meta| meta.kind != Kind::Dir) {
                     self.remove(entry, parent, parent_path, name)?;
                     parent.mkdir(name, entry.mode & 0o777).map_err(member(entry))?;
+                    self.names += 1;
                 }
                 let dir = parent.dir(name).map_err(member(entry))?;
                 self.own(parent, name, entry)?;
@@ -138,13 +142,16 @@ impl Tree {
         name: &OsStr,
         make: impl Fn() -> fsio::Result<T>,
     ) -> Result<T, ExtractError> {
-        match make() {
+        let made = match make() {
             Err(error) if error.is(Errno::EXIST) => {
                 self.remove(entry, parent, parent_path, name)?;
-                make().map_err(member(entry))
+                make()
             }
-            other => other.map_err(member(entry)),
-        }
+            other => other,
+        };
+        let made = made.map_err(member(entry))?;
+        self.names += 1;
+        Ok(made)
     }
 
     fn make_file<R: Read, W: Write>(
@@ -227,7 +234,9 @@ impl Tree {
     fn remove(&mut self, entry: &Entry, parent: &Dir, parent_path: &Cleaned, name: &OsStr) -> Result<(), ExtractError> {
         // A directory or link that goes may be on the way to a parent we hold.
         self.parents.clear();
-        self.spill.take(entry, parent, parent_path, name)
+        let gone = self.spill.take(entry, parent, parent_path, name)?;
+        self.names = self.names.saturating_sub(gone);
+        Ok(())
     }
 
     /// The directory a member lies in, made if missing: mode 0755, owned by root, as Go makes it.
@@ -242,7 +251,7 @@ impl Tree {
             return Ok(dir);
         }
         let dir = match open_in(&self.root, path) {
-            Err(error) if error.not_found() => make_in(&self.root, path)?,
+            Err(error) if error.not_found() => make_in(&self.root, path, &mut self.names)?,
             other => other?,
         };
         self.parents.insert(0, (path.clone(), dir.clone()));

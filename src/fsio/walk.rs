@@ -107,12 +107,19 @@ impl Walk {
             let Some(frame) = self.frames.last_mut() else { return Ok(None) };
             let Some(dir) = frame.dir.clone() else { return Ok(None) };
             match frame.todo.pop() {
-                Some((name, Kind::Dir)) => {
-                    self.enter(&dir, &name)?;
-                    return Ok(Some(Step::Enter { name }));
-                }
+                Some((name, Kind::Dir)) => match self.enter(&dir, &name) {
+                    // Somebody else removes it too.
+                    Err(error) if self.purpose == Purpose::Empty && error.not_found() => {}
+                    entered => {
+                        entered?;
+                        return Ok(Some(Step::Enter { name }));
+                    }
+                },
                 Some((name, kind)) => return Ok(Some(Step::Leaf { dir, name, kind })),
-                None if !frame.ended => (frame.todo, frame.ended) = batch(&dir, &mut self.buffer)?,
+                None if !frame.ended => match batch(&dir, &mut self.buffer) {
+                    Err(error) if self.purpose == Purpose::Empty && error.not_found() => frame.ended = true,
+                    read => (frame.todo, frame.ended) = read?,
+                },
                 None => return self.leave(dir).map(Some),
             }
         }

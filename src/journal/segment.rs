@@ -190,7 +190,11 @@ impl Segment {
         if links == 0 || journal.meta(&name.file)?.is_none_or(|meta| meta.inode != inode) {
             return Ok(Opened::Gone);
         }
-        let bytes = file.read_all(SEGMENT_LIMIT)?;
+        let bytes = match file.read_all(SEGMENT_LIMIT) {
+            // Its owner lives, and needs nothing of us: what cannot be read is its business.
+            Err(_) if !ours => return Ok(Opened::Held(Scan { state: State::Empty, header: None })),
+            read => read?,
+        };
         let scan = Scan { state: frame::scan(&bytes, &name.txn), header: frame::parse_header(&bytes) };
         if !ours {
             return Ok(Opened::Held(scan));

@@ -3,14 +3,13 @@
 //!
 //! Programs of storage 1.59 and newer remove what has no locked `lock-<n>` beside it, at every start, and may be killed
 //! half-way; those of 1.45 to 1.58 do not know the locks and remove `tempdirs/` whole, under layers.lock. So staging may go
-//! at any moment: [`GoTemp::is_intact`] is asked under layers.lock, before anything of it is used.
-
-use std::sync::atomic::AtomicBool;
+//! at any moment: [`GoTemp::is_intact`] is asked under layers.lock, before anything of it is used. Names are never used
+//! again: Go does not look whether a lock that it has opened still has its name.
 
 use crate::fsio::{self, Dir, File, optional};
 use crate::ids::TxnId;
 
-use super::{LayoutError, TEMPDIRS, TRASH, temp_dir_name, temp_lock_name};
+use super::{LayoutError, TEMPDIRS, TRASH, TempName};
 
 /// How often the making is begun again that others undid.
 const TRIES: usize = 32;
@@ -22,52 +21,74 @@ const STAGE: &str = "stage";
 pub(super) struct GoTemp {
     tempdirs: Dir,
     dir: Dir,
-    lock: File,
+    lock: Lock,
+    pub(super) name: TempName,
     /// Where this transaction stages, if it lives; what a dead one staged is not looked at.
     pub(super) stage: Option<Dir>,
     /// Whether `tempdirs/` was made for this.
-    pub(super) made: AtomicBool,
+    pub(super) made: bool,
 }
 
-impl Drop for GoTemp {
+/// A lock that is held until it is dropped.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
     fn drop(&mut self) {
         // Unlock, then close: after close alone a forked child still holds it.
-        if let Err(error) = self.lock.unlock() {
+        if let Err(error) = self.0.unlock() {
             tracing::error!(error = &error as &dyn std::error::Error, "the lock of a temporary directory could not be released");
         }
     }
 }
 
+impl Lock {
+    /// `None` where somebody else has it, or it has lost its name.
+    fn take(file: File, dir: &Dir, name: &str) -> fsio::Result<Option<Self>> {
+        if !file.try_lock(true)? {
+            return Ok(None);
+        }
+        let lock = Self(file);
+        // Taken for dead between its making and its lock, it may be gone again.
+        Ok(lock.is_at(dir, name)?.then_some(lock))
+    }
+
+    fn is_at(&self, dir: &Dir, name: &str) -> fsio::Result<bool> {
+        let (links, inode) = self.0.links_and_inode()?;
+        Ok(links > 0 && dir.meta(name)?.is_some_and(|meta| meta.inode == inode))
+    }
+}
+
 impl GoTemp {
-    /// Makes the directory of a transaction that begins, with room to stage in.
+    /// Makes a directory for a transaction, with room to throw into.
     ///
     /// # Errors
     ///
     /// Those of the disk; [`LayoutError::NoTemp`] where others remove it again and again.
-    pub(super) fn create(overlay: &Dir, txn: &TxnId) -> Result<Self, LayoutError> {
-        let mut temp = Self::take(overlay, txn)?;
-        temp.stage = Some(temp.dir.mkdir(STAGE, 0o700)?);
-        Ok(temp)
+    pub(super) fn create(overlay: &Dir, txn: &TxnId, made: bool) -> Result<Self, LayoutError> {
+        let mut made = made;
+        for _ in 0..TRIES {
+            if let Some(temp) = Self::try_create(overlay, TempName::new(txn)?, &mut made)? {
+                return Ok(temp);
+            }
+        }
+        Err(LayoutError::NoTemp { path: overlay.path().join(TEMPDIRS) })
     }
 
-    /// Takes up the directory of a dead transaction, or makes it anew where others have removed it: only to throw into.
+    /// The same, with room to stage in.
     ///
     /// # Errors
     ///
     /// As [`GoTemp::create`].
-    pub(super) fn take(overlay: &Dir, txn: &TxnId) -> Result<Self, LayoutError> {
-        let mut made = false;
-        for _ in 0..TRIES {
-            if let Some(temp) = Self::try_take(overlay, txn, &mut made)? {
-                return Ok(temp);
-            }
-            // Somebody removes the directory this very moment.
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Err(LayoutError::NoTemp { path: overlay.path().join(TEMPDIRS).join(temp_lock_name(txn)) })
+    pub(super) fn create_stage(overlay: &Dir, txn: &TxnId, made: bool) -> Result<(Self, Dir), LayoutError> {
+        let mut temp = Self::create(overlay, txn, made)?;
+        let stage = temp.dir.mkdir(STAGE, 0o700)?;
+        temp.stage = Some(stage.clone());
+        Ok((temp, stage))
     }
 
-    fn try_take(overlay: &Dir, txn: &TxnId, made: &mut bool) -> Result<Option<Self>, LayoutError> {
+    /// `None` where somebody removes all of it this very moment.
+    fn try_create(overlay: &Dir, name: TempName, made: &mut bool) -> Result<Option<Self>, LayoutError> {
         let tempdirs = match optional(overlay.dir(TEMPDIRS))? {
             Some(there) => there,
             None => match overlay.mkdir(TEMPDIRS, 0o700) {
@@ -79,18 +100,10 @@ impl GoTemp {
                 Err(error) => return Err(error.into()),
             },
         };
-        let name = temp_lock_name(txn);
-        let Some(lock) = optional(tempdirs.file_or_create(&name, 0o600))? else { return Ok(None) };
-        if !lock.try_lock(true)? {
-            return Ok(None);
-        }
-        let held = Held { lock: Some(lock) };
-        // Taken for dead between its making and its lock, it may be gone again.
-        if !held.is_at(&tempdirs, &name)? {
-            return Ok(None);
-        }
-        let Some(dir) = optional(tempdirs.ensure_dir(temp_dir_name(txn), 0o700))? else { return Ok(None) };
-        Ok(held.keep().map(|lock| Self { tempdirs, dir, lock, stage: None, made: AtomicBool::new(*made) }))
+        let Some(file) = optional(tempdirs.create(name.lock(), 0o600))? else { return Ok(None) };
+        let Some(lock) = Lock::take(file, &tempdirs, &name.lock())? else { return Ok(None) };
+        let Some(dir) = optional(tempdirs.mkdir(name.dir(), 0o700))? else { return Ok(None) };
+        Ok(Some(Self { tempdirs, dir, lock, name, stage: None, made: *made }))
     }
 
     /// Whether the directory and its lock still are what was made; to be asked under layers.lock.
@@ -98,16 +111,15 @@ impl GoTemp {
     /// # Errors
     ///
     /// Those of the disk.
-    pub(super) fn is_intact(&self, overlay: &Dir, txn: &TxnId) -> fsio::Result<bool> {
+    pub(super) fn is_intact(&self, overlay: &Dir) -> fsio::Result<bool> {
         let Some(tempdirs) = optional(overlay.dir(TEMPDIRS))? else { return Ok(false) };
-        let same_dir = tempdirs.meta(temp_dir_name(txn))?.map(|meta| meta.inode) == Some(self.dir.own_meta()?.inode);
-        let (links, inode) = self.lock.links_and_inode()?;
-        let same_lock = tempdirs.meta(temp_lock_name(txn))?.map(|meta| meta.inode) == Some(inode);
+        let inode = |dir: &Dir, name: &str| -> fsio::Result<Option<u64>> { Ok(dir.meta(name)?.map(|meta| meta.inode)) };
+        let same_dir = inode(&tempdirs, &self.name.dir())? == Some(self.dir.own_meta()?.inode);
         let same_stage = match &self.stage {
-            Some(stage) => self.dir.meta(STAGE)?.map(|meta| meta.inode) == Some(stage.own_meta()?.inode),
+            Some(stage) => inode(&self.dir, STAGE)? == Some(stage.own_meta()?.inode),
             None => true,
         };
-        Ok(links > 0 && same_dir && same_lock && same_stage)
+        Ok(same_dir && same_stage && self.lock.is_at(&tempdirs, &self.name.lock())?)
     }
 
     /// `trash/` in it, if it exists.
@@ -125,36 +137,26 @@ impl GoTemp {
     /// # Errors
     ///
     /// Those of the disk; what others have removed is no error.
-    pub(super) fn remove(&self, txn: &TxnId) -> fsio::Result<()> {
-        self.tempdirs.remove_tree(temp_dir_name(txn))?;
-        optional(self.tempdirs.unlink(temp_lock_name(txn)))?;
-        Ok(())
+    pub(super) fn remove(&self) -> fsio::Result<()> {
+        remove(&self.tempdirs, &self.name)
     }
 }
 
-/// A lock that is released unless it is kept.
-struct Held {
-    lock: Option<File>,
+fn remove(tempdirs: &Dir, name: &TempName) -> fsio::Result<()> {
+    tempdirs.remove_tree(name.dir())?;
+    optional(tempdirs.unlink(name.lock()))?;
+    Ok(())
 }
 
-impl Held {
-    fn is_at(&self, dir: &Dir, name: &str) -> fsio::Result<bool> {
-        let Some(lock) = &self.lock else { return Ok(false) };
-        let (links, inode) = lock.links_and_inode()?;
-        Ok(links > 0 && dir.meta(name)?.is_some_and(|meta| meta.inode == inode))
-    }
-
-    fn keep(mut self) -> Option<File> {
-        self.lock.take()
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(lock) = &self.lock
-            && let Err(error) = lock.unlock()
-        {
-            tracing::error!(error = &error as &dyn std::error::Error, "the lock of a temporary directory could not be released");
-        }
+/// Removes the directory of a dead transaction, under its lock. Where somebody else has that, it is being removed already.
+///
+/// # Errors
+///
+/// Those of the disk.
+pub(super) fn remove_dead(tempdirs: &Dir, name: &TempName) -> fsio::Result<()> {
+    let Some(file) = optional(tempdirs.file_or_create(name.lock(), 0o600))? else { return Ok(()) };
+    match Lock::take(file, tempdirs, &name.lock())? {
+        Some(_held) => remove(tempdirs, name),
+        None => Ok(()),
     }
 }

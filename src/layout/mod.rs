@@ -48,19 +48,35 @@ pub fn parse_side_stage(name: &str) -> Option<TxnId> {
     name.strip_prefix(".cstor-rs-")?.parse().ok()
 }
 
-/// A transaction's directory among Go's temporary ones.
-fn temp_dir_name(txn: &TxnId) -> String {
-    format!("temp-dir-{txn}")
+/// What names a temporary directory of a transaction among Go's: the transaction, and a number that is never used again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct TempName {
+    txn: TxnId,
+    number: String,
 }
 
-/// The lock that says that the owner of [`temp_dir_name`] lives.
-fn temp_lock_name(txn: &TxnId) -> String {
-    format!("lock-{txn}")
-}
+impl TempName {
+    fn new(txn: &TxnId) -> Result<Self, fsio::Error> {
+        let random = crate::ids::random_bytes::<8>();
+        let bytes = random.map_err(|source| fsio::Error { call: "getrandom", path: "/dev/urandom".into(), source })?;
+        Ok(Self { txn: txn.clone(), number: u64::from_le_bytes(bytes).to_string() })
+    }
 
-/// The transaction whose temporary directory or lock this is. Go's own end in decimal digits, fewer than ours.
-fn parse_temp(name: &str) -> Option<TxnId> {
-    name.strip_prefix("temp-dir-").or_else(|| name.strip_prefix("lock-"))?.parse().ok()
+    fn dir(&self) -> String {
+        format!("temp-dir-{}-{}", self.txn, self.number)
+    }
+
+    /// The lock that says that the owner of [`TempName::dir`] lives.
+    fn lock(&self) -> String {
+        format!("lock-{}-{}", self.txn, self.number)
+    }
+
+    /// What a directory or a lock is called by; Go's own end in digits alone.
+    fn parse(name: &str) -> Option<Self> {
+        let (txn, number) = name.strip_prefix("temp-dir-").or_else(|| name.strip_prefix("lock-"))?.split_once('-')?;
+        let plain = !number.is_empty() && number.len() <= 20 && number.bytes().all(|b| b.is_ascii_digit());
+        plain.then(|| Some(Self { txn: txn.parse().ok()?, number: number.to_owned() })).flatten()
+    }
 }
 
 /// A prepared table that waits for its rename: the marker of a step not yet done.
@@ -104,6 +120,8 @@ pub enum LayoutError {
     MountProgram { path: PathBuf },
     #[error("the store at {} belongs to user {owner}, this process is user {user}; run as user {owner}", path.display())]
     OtherOwner { path: PathBuf, owner: u32, user: u32 },
+    #[error("{} was staged where it could be renamed into overlay/, which is not so now; mount the store as it was before", path.display())]
+    OtherWay { path: PathBuf },
     #[error("{} is held by other programs again and again; stop what cleans up the store, and try again", path.display())]
     NoTemp { path: PathBuf },
     #[error(transparent)]
@@ -219,7 +237,10 @@ impl Layout {
     ///
     /// A failed sync.
     pub fn settle<'a>(&self, images: impl IntoIterator<Item = &'a ImageId>) -> fsio::Result<()> {
-        self.layers.file(LAYERS_JSON)?.sync_data()?;
+        // In a new store there may be neither.
+        if let Some(table) = optional(self.layers.file(LAYERS_JSON))? {
+            table.sync_data()?;
+        }
         self.layers.sync()?;
         for id in images {
             let dir = self.images.dir(id.as_str())?;
@@ -230,8 +251,43 @@ impl Layout {
             }
             dir.sync()?;
         }
-        self.images.file(IMAGES_JSON)?.sync_data()?;
+        if let Some(table) = optional(self.images.file(IMAGES_JSON))? {
+            table.sync_data()?;
+        }
         self.images.sync()
+    }
+
+    /// Brings layers to the medium file by file: contents, what stands around them, their tar-splits and names. `overlay` is
+    /// the handle to reach them by. What is gone by now is left out; `merged/` may be somebody's mount and is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// A failed sync.
+    pub fn sync_layers<'a>(&self, overlay: &Dir, layers: impl IntoIterator<Item = &'a LayerId>) -> fsio::Result<()> {
+        let mut any = false;
+        for id in layers {
+            any = true;
+            if let Some(dir) = optional(overlay.dir(id.as_str()))? {
+                if let Some(diff) = optional(dir.dir("diff"))? {
+                    diff.sync_tree()?;
+                }
+                for (name, kind) in dir.entries()? {
+                    if kind == fsio::Kind::File {
+                        dir.file(&name)?.sync_all()?;
+                    }
+                }
+                dir.sync()?;
+            }
+            if let Some(split) = optional(self.layers.file(split_name(id)))? {
+                split.sync_all()?;
+            }
+        }
+        if any {
+            for dir in [overlay, &overlay.dir("l")?, &self.layers] {
+                dir.sync()?;
+            }
+        }
+        Ok(())
     }
 
     /// images.json. Empty counts as empty only where `overlay-images/` holds no image.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
-use super::gotemp::GoTemp;
-use super::{Layout, LayoutError, OWN, STAGE, TEMPDIRS, TRASH, parse_temp, side_stage_name, temp_dir_name, temp_lock_name};
+use super::gotemp::{self, GoTemp};
+use super::{Layout, LayoutError, OWN, STAGE, TEMPDIRS, TRASH, TempName, side_stage_name};
 use crate::fsio::{self, Dir, Meta, optional};
 use crate::ids::TxnId;
 
@@ -69,7 +70,7 @@ impl Route {
         Err(LayoutError::NoTemp { path: layout.overlay.path().to_owned() })
     }
 
-    /// Proves the way: renames an empty directory from `stage/` into `overlay/` and back; where the kernel refuses, trees
+    /// Proves the way: renames an empty directory from `stage/` into `overlay/` and back; where that is no way (EXDEV), trees
     /// will wait in `overlay/tempdirs/`. Equal device and inode numbers prove nothing: a nested btrfs subvolume passes that
     /// test and still gives EXDEV. To be called under layers.lock, released at once.
     ///
@@ -91,46 +92,29 @@ impl Route {
         }
         self.stage.rmdir(&here)?;
         if let Err(error) = tried {
+            if !error.is(Errno::XDEV) {
+                return Err(error.into());
+            }
             tracing::info!(error = &error as &dyn std::error::Error, "staging in overlay/tempdirs: it cannot be renamed into overlay/");
             self.way = Way::Temp(None);
         }
         Ok(())
     }
 
-    /// Makes the directory that a transaction stages its layers in.
+    /// Makes the directory that a transaction stages its layers in; makes it anew, where other programs have removed it.
     ///
     /// # Errors
     ///
     /// Those of the disk.
     pub fn begin(&mut self, txn: &TxnId) -> Result<Dir, LayoutError> {
-        match &mut self.way {
-            Way::Own => Ok(self.stage.mkdir(txn.as_str(), 0o700)?),
-            Way::Temp(slot) => {
-                let temp = GoTemp::create(&self.overlay, txn)?;
-                let stage = temp.stage.clone();
-                *slot = Some(Arc::new(temp));
-                stage.ok_or_else(|| LayoutError::NoTemp { path: self.overlay.path().to_owned() })
-            }
-        }
-    }
-
-    /// Makes that directory again, after other programs have removed it.
-    ///
-    /// # Errors
-    ///
-    /// Those of the disk.
-    pub fn begin_again(&mut self, txn: &TxnId) -> Result<Dir, LayoutError> {
         let made = self.made_tempdirs();
-        if let Way::Temp(slot) = &mut self.way
-            && let Some(old) = slot.take()
-        {
-            // What is left of it goes first: nothing half removed may be taken for the new one.
-            old.remove(txn)?;
+        let Way::Temp(slot) = &mut self.way else { return Ok(self.stage.mkdir(txn.as_str(), 0o700)?) };
+        if let Some(old) = slot.take() {
+            // What is left of it goes first.
+            old.remove()?;
         }
-        let stage = self.begin(txn)?;
-        if let Way::Temp(Some(temp)) = &self.way {
-            temp.made.fetch_or(made, std::sync::atomic::Ordering::AcqRel);
-        }
+        let (temp, stage) = GoTemp::create_stage(&self.overlay, txn, made)?;
+        *slot = Some(Arc::new(temp));
         Ok(stage)
     }
 
@@ -143,7 +127,10 @@ impl Route {
         let mut route = self.clone();
         route.prove(txn)?;
         if let Way::Temp(slot) = &mut route.way {
-            *slot = Some(Arc::new(GoTemp::take(&route.overlay, txn)?));
+            if self.stage.meta(txn.as_str())?.is_some() {
+                return Err(LayoutError::OtherWay { path: self.stage.path().join(txn.as_str()) });
+            }
+            *slot = Some(Arc::new(GoTemp::create(&route.overlay, txn, false)?));
         }
         Ok(route)
     }
@@ -158,10 +145,10 @@ impl Route {
     /// # Errors
     ///
     /// Those of the disk.
-    pub fn is_intact(&self, txn: &TxnId) -> fsio::Result<bool> {
+    pub fn is_intact(&self) -> fsio::Result<bool> {
         match &self.way {
             Way::Own => Ok(true),
-            Way::Temp(Some(temp)) => temp.is_intact(&self.overlay, txn),
+            Way::Temp(Some(temp)) => temp.is_intact(&self.overlay),
             Way::Temp(None) => Ok(false),
         }
     }
@@ -235,25 +222,22 @@ impl Route {
             }
         }
         let Some(tempdirs) = optional(self.overlay.dir(TEMPDIRS))? else { return Ok(()) };
-        if tempdirs.meta(temp_dir_name(txn))?.is_none() && tempdirs.meta(temp_lock_name(txn))?.is_none() {
-            return Ok(());
+        let mut changed = false;
+        for name in temp_names(&tempdirs)?.into_iter().filter(|name| name.txn == *txn) {
+            match &self.way {
+                Way::Temp(Some(temp)) if temp.name == name => temp.remove()?,
+                _ => gotemp::remove_dead(&tempdirs, &name)?,
+            }
+            changed = true;
         }
-        match &self.way {
-            Way::Temp(Some(temp)) => temp.remove(txn)?,
-            // Where somebody else has the lock, it is being removed already.
-            _ => match GoTemp::take(&self.overlay, txn) {
-                Ok(temp) => temp.remove(txn)?,
-                Err(LayoutError::Disk(error)) => return Err(error),
-                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "somebody else removes a temporary directory"),
-            },
-        }
-        sync(&tempdirs)
+        if changed { sync(&tempdirs) } else { Ok(()) }
     }
 
     /// Whether `overlay/tempdirs/` was made by this transaction: podman 5.4 calls it damage, so it goes again. Under
-    /// layers.lock only: Go makes it and then something in it, and loses that race silently.
+    /// layers.lock only: storage 1.59 to 1.61 makes it and then something in it under that lock, and loses the race silently.
+    /// From 1.62 on Go does so without the lock: where such a program has been it is there for good, and is not ours.
     pub fn made_tempdirs(&self) -> bool {
-        matches!(&self.way, Way::Temp(Some(temp)) if temp.made.load(std::sync::atomic::Ordering::Acquire))
+        matches!(&self.way, Way::Temp(Some(temp)) if temp.made)
     }
 
     /// Removes `overlay/tempdirs/` if it is empty.
@@ -278,7 +262,12 @@ pub(super) fn residents(dir: &Dir) -> fsio::Result<BTreeSet<TxnId>> {
 /// The transactions with something among Go's temporary directories.
 pub(super) fn temp_residents(overlay: &Dir) -> fsio::Result<BTreeSet<TxnId>> {
     let Some(tempdirs) = optional(overlay.dir(TEMPDIRS))? else { return Ok(BTreeSet::new()) };
-    Ok(tempdirs.names()?.iter().filter_map(|name| name.to_str()).filter_map(parse_temp).collect())
+    Ok(temp_names(&tempdirs)?.into_iter().map(|name| name.txn).collect())
+}
+
+/// Our temporary directories and locks, each once.
+fn temp_names(tempdirs: &Dir) -> fsio::Result<BTreeSet<TempName>> {
+    Ok(tempdirs.names()?.iter().filter_map(|name| name.to_str()).filter_map(TempName::parse).collect())
 }
 
 fn same_object(a: &Meta, b: &Meta) -> bool {

@@ -166,6 +166,12 @@ impl LayerDir {
         Ok(made)
     }
 
+    /// The names that [`LayerDir::create`] makes.
+    pub fn names(ancestry: &Ancestry) -> Vec<&'static str> {
+        let own: &[&str] = if ancestry.is_empty() { &["empty"] } else { &["lower", "lower-layers"] };
+        ["diff", "link", "work", "merged"].iter().chain(own).copied().collect()
+    }
+
     /// Writes `lower` and `lower-layers` anew, durably: a parent got another LINKID after this layer was staged
     /// and synced.
     ///

@@ -17,6 +17,8 @@ use super::{Intent, Place, Step, Table};
 pub enum StepError {
     #[error(transparent)]
     Disk(#[from] fsio::Error),
+    #[error("{name} was staged, and is gone: something removed it from cstor-rs/ or overlay/tempdirs; pull again")]
+    Gone { name: String },
     #[error(transparent)]
     Table(#[from] metadata::LoadError),
     #[error(transparent)]
@@ -170,6 +172,16 @@ impl<'a> World<'a> {
             Err(error) if error.not_found() || error.is(Errno::NOTDIR) || error.is(Errno::LOOP) => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// In a living commit what is placed was staged by it: where that is gone, nothing may be switched on. In recovery it means
+    /// that the step was done.
+    pub(super) fn demand(&self, staged: Option<&Dir>, name: &str) -> Result<(), StepError> {
+        let there = match staged {
+            Some(dir) => dir.meta(name)?.is_some(),
+            None => false,
+        };
+        if there || !self.fresh { Ok(()) } else { Err(StepError::Gone { name: name.to_owned() }) }
     }
 
     /// Who uses a layer or one built on it, by all the tables there are. A commit has looked already, under these locks.

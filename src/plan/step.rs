@@ -204,18 +204,36 @@ impl Step {
         match self {
             Self::Displace { id, link } => Ok(displace(w, id, link.as_ref())?),
             Self::DisplaceImage { id } => Ok(displace_image(w, id)?),
-            Self::PlaceLayer { id, .. } => Ok(place(w.stage.as_ref(), id.as_str(), &w.route.overlay, id.as_str())?),
+            Self::PlaceLayer { id, .. } => {
+                w.demand(w.stage.as_ref(), id.as_str())?;
+                Ok(place(w.stage.as_ref(), id.as_str(), &w.route.overlay, id.as_str())?)
+            }
             Self::Link { id, link } => Ok(make_link(w, id, link)?),
             // Under our record or under none: nothing else has this name after Displace.
-            Self::PlaceSplit { id } => Ok(place_split(w, id)?),
+            Self::PlaceSplit { id } => {
+                w.demand(w.layer_side.as_ref(), &split_name(id))?;
+                Ok(place_split(w, id)?)
+            }
             Self::Seal { id, link } => Ok(seal(w, id, link)?),
-            Self::Heal { id, link, tree } => heal(w, id, link, tree),
-            Self::Restore { id, link } => restore(w, id, link),
-            Self::PlaceImage { id } => Ok(place(w.image_side.as_ref(), id.as_str(), &w.layout.images, id.as_str())?),
+            Self::Heal { id, link, tree } => {
+                w.demand(w.stage.as_ref(), id.as_str())?;
+                w.demand(w.layer_side.as_ref(), &split_name(id))?;
+                heal(w, id, link, tree)
+            }
+            Self::Restore { id, link } => {
+                w.demand(w.stage.as_ref(), id.as_str())?;
+                w.demand(w.layer_side.as_ref(), &split_name(id))?;
+                restore(w, id, link)
+            }
+            Self::PlaceImage { id } => {
+                w.demand(w.image_side.as_ref(), id.as_str())?;
+                Ok(place(w.image_side.as_ref(), id.as_str(), &w.layout.images, id.as_str())?)
+            }
             Self::PlaceData { image, file } => {
                 if let Some(dir) = optional(w.layout.images.dir(image.as_str()))?
                     && let Some(side) = w.image_stage(image)?
                 {
+                    w.demand(Some(&side), file)?;
                     place(Some(&side), file, &dir, file)?;
                 }
                 Ok(())
@@ -268,7 +286,10 @@ impl Step {
             }
             // Sound contents are not exchanged for damaged ones again; what was begun is finished.
             Self::Heal { id, link, tree } => Ok(finish_healing(w, id, link, tree)?),
-            Self::Restore { id, link } => finish_restoring(w, id, link),
+            Self::Restore { id, link } => {
+                finish_restoring(w, id, link)?;
+                if w.has_layer(id)? { Ok(make_link(w, id, link)?) } else { Ok(()) }
+            }
             Self::PlaceImage { id } => {
                 if !w.has_image(id)?
                     && let Some(side) = &w.image_side

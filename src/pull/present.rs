@@ -45,7 +45,7 @@ pub fn present(store: &Store, places: &[Place], options: &PullOptions) -> Result
     let (Some(layout), Some(snapshot)) = (store.layout()?, store.read()?) else {
         return Ok(places.first().map_or(Presence::Complete(list), |place| missing(place, "there is no store yet".to_owned())));
     };
-    let mut sealed = true;
+    let mut unsealed = Vec::new();
     for place in places {
         let Place::Registry(reference) = place else {
             return Ok(missing(place, "only the names of registries are looked for in the store".to_owned()));
@@ -54,21 +54,23 @@ pub fn present(store: &Store, places: &[Place], options: &PullOptions) -> Result
         let Some(image) = snapshot.image_by_name(&name) else { return Ok(missing(place, "it is not in the store".to_owned())) };
         match look(&layout, snapshot.tables(), image, options.platform.as_ref())? {
             Ok(seen) => {
-                sealed &= seen.sealed;
+                unsealed.extend(seen.unsealed);
                 list.push(Pulled { id: seen.id, name: Some(name), digest: seen.digest, txn: None, fetched: 0 });
             }
             Err(why) => return Ok(missing(place, format!("it is in the store, but {why}"))),
         }
     }
     if options.txn.sync != SyncMode::None {
-        settle(&layout, &list, sealed).map_err(TxnError::from)?;
+        settle(&layout, &list, &unsealed, options.txn.sync).map_err(TxnError::from)?;
     }
     Ok(Presence::Complete(list))
 }
 
-fn settle(layout: &Layout, list: &[Pulled], sealed: bool) -> crate::fsio::Result<()> {
-    if !sealed {
-        // Written by a program that syncs nothing.
+fn settle(layout: &Layout, list: &[Pulled], unsealed: &[LayerId], sync: SyncMode) -> crate::fsio::Result<()> {
+    // Unsealed: written by a program that syncs nothing.
+    if sync == SyncMode::Files || !layout.overlay.syncfs_is_enough()? || !layout.layers.syncfs_is_enough()? {
+        layout.sync_layers(&layout.overlay, unsealed)?;
+    } else if !unsealed.is_empty() {
         layout.overlay.sync_filesystem()?;
         if layout.layers.own_meta()?.device != layout.overlay.own_meta()?.device {
             layout.layers.sync_filesystem()?;
@@ -81,8 +83,8 @@ fn settle(layout: &Layout, list: &[Pulled], sealed: bool) -> crate::fsio::Result
 struct Seen {
     id: ImageId,
     digest: Digest,
-    /// Whether every layer is known to be on the medium.
-    sealed: bool,
+    /// The layers of which nobody says that they are on the medium.
+    unsealed: Vec<LayerId>,
 }
 
 /// An image that is there, or what is wrong with it.
@@ -115,7 +117,7 @@ fn look(layout: &Layout, tables: &Tables, image: &Image, wanted: Option<&Platfor
         let seen = parsed.platform().map_or_else(|| "a platform that it does not name".to_owned(), |seen| shown(&seen));
         return Ok(Err(format!("it is for {seen}, not for {wanted}")));
     }
-    Ok(layers(layout, tables, &chain, &parsed.diff_ids)?.map(|sealed| Seen { id, digest, sealed }))
+    Ok(layers(layout, tables, &chain, &parsed.diff_ids)?.map(|unsealed| Seen { id, digest, unsealed }))
 }
 
 /// The config, if every document is there as the record says.
@@ -166,15 +168,15 @@ fn chain(tables: &Tables, image: &Image) -> Look<Vec<LayerId>> {
     Ok(chain)
 }
 
-/// Whether all layers are sealed, if each of them is complete.
-fn layers(layout: &Layout, tables: &Tables, chain: &[LayerId], diff_ids: &[Digest]) -> Result<Look<bool>, PullError> {
-    let mut sealed = true;
+/// The layers that are not sealed, if each of them is complete.
+fn layers(layout: &Layout, tables: &Tables, chain: &[LayerId], diff_ids: &[Digest]) -> Result<Look<Vec<LayerId>>, PullError> {
+    let mut unsealed = Vec::new();
     let mut ancestry = Ancestry::default();
     for (id, diff_id) in chain.iter().zip(diff_ids) {
         let link = match inspect_to(layout, tables, id, diff_id, &ancestry, Depth::Structure)? {
             Inspection::Sealed { link } => link,
             Inspection::Verified { link } => {
-                sealed = false;
+                unsealed.push(id.clone());
                 link
             }
             Inspection::Absent => return Ok(Err(format!("its layer {id} is gone"))),
@@ -182,5 +184,5 @@ fn layers(layout: &Layout, tables: &Tables, chain: &[LayerId], diff_ids: &[Diges
         };
         ancestry = ancestry.child_of(id.clone(), link);
     }
-    Ok(Ok(sealed))
+    Ok(Ok(unsealed))
 }

@@ -22,4 +22,4 @@ pub use decide::{Decision, decide};
 pub use inspect::{SegmentInfo, leftovers, segments};
 pub use pass::{Outcome, Pass, RecoveryError, Report, candidates, run, run_locked};
 pub use pins::Pins;
-pub use sweep::{SweepError, sweep};
+pub use sweep::{SweepError, sweep, tidy_tempdirs};

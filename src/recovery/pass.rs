@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::decide::{Decision, decide};
 use super::pins::Pins;
 use super::signs::read_signs;
-use super::sweep::{SweepError, sweep};
+use super::sweep::{SweepError, sweep, tidy_tempdirs};
 use crate::fsio::{self, Dir, optional};
 use crate::ids::TxnId;
 use crate::journal::{self, JournalError, Kind, Opened, Segment, SegmentName, State};
@@ -102,18 +102,15 @@ pub fn candidates(layout: &Layout) -> Result<bool, RecoveryError> {
 
 /// Those of these transactions that have no segment.
 pub(super) fn dead_among(layout: &Layout, residents: BTreeSet<TxnId>) -> Result<Vec<TxnId>, RecoveryError> {
-    let journal = layout.own(JOURNAL)?;
-    let mut dead = Vec::new();
-    for txn in residents {
-        let there = match &journal {
-            Some(journal) => journal.meta(SegmentName::of(&txn).file())?.is_some(),
-            None => false,
-        };
-        if !there {
-            dead.push(txn);
-        }
+    if residents.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(dead)
+    // By the names in the directory: a segment that cannot even be looked at is there.
+    let owners: BTreeSet<TxnId> = match layout.own(JOURNAL)? {
+        Some(journal) => journal::list(&journal)?.segments.iter().map(|name| name.txn().clone()).collect(),
+        None => BTreeSet::new(),
+    };
+    Ok(residents.into_iter().filter(|txn| !owners.contains(txn)).collect())
 }
 
 /// Looks for dead transactions and ends them: decided and done under all store locks, cleaned up without them.
@@ -150,6 +147,8 @@ struct Over {
     segment: Option<Segment>,
     /// Whether the segment is damaged: it is kept under another name.
     damaged: bool,
+    /// The way its trees went, where it was ended now.
+    route: Option<Route>,
 }
 
 impl Pass {
@@ -185,7 +184,9 @@ impl Pass {
 
 impl Over {
     fn clean_up(self, layout: &Layout, route: &Route) -> Result<(), RecoveryError> {
+        let route = self.route.as_ref().unwrap_or(route);
         sweep(layout, route, self.name.txn())?;
+        tidy_tempdirs(layout, route);
         let Some(journal) = layout.own(JOURNAL)? else { return Ok(()) };
         match self.segment {
             Some(segment) if !self.damaged => segment.remove(&journal)?,
@@ -206,8 +207,13 @@ pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, o
     let listing = journal::list(&journal)?;
     for name in &listing.unborn {
         // Never renamed into place: nothing else of it exists.
-        if !journal::is_held(&journal, name)? {
-            optional(journal.unlink(name.file()))?;
+        match journal::is_held(&journal, name) {
+            Err(error) if is_rot(&error) => warn!(error = &error as &dyn std::error::Error, "an unborn segment cannot be read, and stays"),
+            held => {
+                if !held? {
+                    optional(journal.unlink(name.file()))?;
+                }
+            }
         }
     }
     let mut dead = Vec::new();
@@ -224,9 +230,9 @@ pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, o
     for one in dead {
         let (name, intent) = (one.name.clone(), one.intent.clone());
         match one.end(layout, route, locks) {
-            Ok((outcome, segment)) => {
-                info!(txn = %name.txn(), ?outcome, "recovered");
-                pass.end(name, Some(segment), outcome);
+            Ok(ended) => {
+                info!(txn = %name.txn(), outcome = ?ended.outcome, "recovered");
+                pass.end(name, Some(ended.segment), ended.route, ended.outcome);
             }
             Err(error) if layout.root.seam().poisoned() => return Err(error),
             Err(error) => pass.report.leave(name.txn().clone(), intent.as_ref(), &error),
@@ -249,9 +255,9 @@ fn sync_all(layout: &Layout, route: &Route) -> Result<(), RecoveryError> {
 }
 
 impl Pass {
-    fn end(&mut self, name: SegmentName, segment: Option<Segment>, outcome: Outcome) {
+    fn end(&mut self, name: SegmentName, segment: Option<Segment>, route: Option<Route>, outcome: Outcome) {
         self.report.ended.push((name.txn().clone(), outcome));
-        self.over.push(Over { name, segment, damaged: outcome == Outcome::SetAside });
+        self.over.push(Over { name, segment, damaged: outcome == Outcome::SetAside, route });
     }
 
     /// Takes up one segment: dead, alive, or not to be read.
@@ -261,7 +267,7 @@ impl Pass {
             // in the middle of is a prefix of its steps, a state that every reader accepts.
             Err(JournalError::Disk(error)) if is_rot(&error) => {
                 warn!(txn = %name.txn(), error = &error as &dyn std::error::Error, "a segment cannot be read, and is set aside");
-                self.end(name, None, Outcome::SetAside);
+                self.end(name, None, None, Outcome::SetAside);
                 return Ok(());
             }
             other => other?,
@@ -286,7 +292,9 @@ impl Pass {
                     }
                     Err(error) => {
                         warn!(txn = %name.txn(), error = &error as &dyn std::error::Error, "an intent makes no sense, and is set aside");
-                        self.end(name, Some(segment), Outcome::SetAside);
+                        // Released under the locks: held without them, an intent tells others that its owner failed half-way.
+                        drop(segment);
+                        self.end(name, None, None, Outcome::SetAside);
                     }
                 },
                 state => dead.push(Dead { name, segment, state, intent: None }),
@@ -298,7 +306,8 @@ impl Pass {
 
 /// Errors that will come again, however often the segment is opened.
 pub(super) fn is_rot(error: &fsio::Error) -> bool {
-    error.kind() == std::io::ErrorKind::InvalidData || [Errno::IO, Errno::LOOP, Errno::ISDIR, Errno::NXIO].iter().any(|e| error.is(*e))
+    error.kind() == std::io::ErrorKind::InvalidData
+        || [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::LOOP, Errno::ISDIR, Errno::NXIO].iter().any(|e| error.is(*e))
 }
 
 impl Report {
@@ -335,22 +344,37 @@ struct Dead {
     intent: Option<Intent>,
 }
 
+/// A dead transaction that has ended; what it left is still to be removed.
+struct Ended {
+    outcome: Outcome,
+    segment: Segment,
+    route: Option<Route>,
+}
+
 impl Dead {
-    /// Ends the transaction; what it left is still to be removed.
-    fn end(mut self, layout: &Layout, route: &Route, locks: &mut StoreWriteGuard) -> Result<(Outcome, Segment), RecoveryError> {
+    fn end(mut self, layout: &Layout, route: &Route, locks: &mut StoreWriteGuard) -> Result<Ended, RecoveryError> {
+        let mut way = None;
         let outcome = match &self.state {
-            State::Done | State::Aborted => Outcome::CleanedUp,
+            State::Done | State::Aborted => {
+                // Read from the page cache: durable before the markers go.
+                self.segment.sync()?;
+                Outcome::CleanedUp
+            }
             State::Corrupt => Outcome::SetAside,
-            State::Intent(_) => self.replay(layout, route, locks)?,
+            State::Intent(_) => {
+                let own = route.for_dead(self.name.txn())?;
+                let outcome = self.replay(layout, &own, locks)?;
+                way = Some(own);
+                outcome
+            }
             State::Empty | State::Torn | State::Newer { .. } => Outcome::Dropped,
         };
-        Ok((outcome, self.segment))
+        Ok(Ended { outcome, segment: self.segment, route: way })
     }
 
     fn replay(&mut self, layout: &Layout, route: &Route, locks: &mut StoreWriteGuard) -> Result<Outcome, RecoveryError> {
         let Some(intent) = &self.intent else { return Ok(Outcome::Dropped) };
-        let route = route.for_dead(self.name.txn())?;
-        let mut world = World::open(layout, &route, self.name.txn(), intent, locks)?;
+        let mut world = World::open(layout, route, self.name.txn(), intent, locks)?;
         let signs = read_signs(&mut world)?;
         let (kind, outcome) = match decide(intent, signs) {
             Decision::Back => {

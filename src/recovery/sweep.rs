@@ -1,8 +1,11 @@
 //! Removing what a decided transaction left: markers, staging, trash. The segment is the caller's, and goes last.
 
+use std::time::Duration;
+
 use crate::fsio::{self, Dir, optional};
 use crate::ids::TxnId;
 use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, Route, marker_name, scratch_name, side_stage_name};
+use crate::lock::{StoreLocks, Wait};
 
 /// Why something stays: the segment must then stay too.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,22 @@ pub struct SweepError {
 /// The first failure: a mount point inside the trash, a full or broken disk.
 pub fn sweep(layout: &Layout, route: &Route, txn: &TxnId) -> Result<(), SweepError> {
     try_sweep(layout, route, txn).map_err(|source| SweepError { txn: txn.clone(), source })
+}
+
+/// Removes `overlay/tempdirs/` if this route made it and it is empty. Best effort, and without waiting: it is only for
+/// podman 5.4, which calls the directory damage.
+pub fn tidy_tempdirs(layout: &Layout, route: &Route) {
+    if !route.made_tempdirs() {
+        return;
+    }
+    match StoreLocks::write_layers(&layout.layers, &Wait::limit(Duration::ZERO)) {
+        Ok(_held) => {
+            if let Err(error) = route.remove_tempdirs() {
+                tracing::warn!(error = &error as &dyn std::error::Error, "overlay/tempdirs stays");
+            }
+        }
+        Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "overlay/tempdirs stays"),
+    }
 }
 
 fn try_sweep(layout: &Layout, route: &Route, txn: &TxnId) -> fsio::Result<()> {

@@ -65,7 +65,7 @@ pub(super) struct Contents {
     pub order: Vec<LayerId>,
     pub layers: HashMap<LayerId, WantedLayer>,
     pub images: Vec<WantedImage>,
-    /// Of staged layers that other programs may remove: the number of names in their directories.
+    /// Of staged layers that other programs may remove: the number of names in their `diff/`.
     pub counts: HashMap<LayerId, u64>,
     /// Staged layers whose tar has an entry for `/`: it gave `diff/` its mode and owner.
     pub own_roots: HashSet<LayerId>,
@@ -105,10 +105,10 @@ impl WriteTxn {
     pub fn begin(layout: &Layout, options: TxnOptions) -> Result<Self, TxnError> {
         let id = TxnId::random().map_err(|source| crate::fsio::Error { call: "getrandom", path: "/dev/urandom".into(), source })?;
         let journal = layout.ensure_own(JOURNAL)?;
-        let route = Route::open(layout)?;
+        let mut route = Route::open(layout)?;
         let segment = Segment::create(&journal, &id)?;
-        match Self::stage_dirs(layout, &options, &id, route) {
-            Ok((route, stage, layer_side, image_side)) => {
+        match Self::stage_dirs(layout, &options, &id, &mut route) {
+            Ok((stage, layer_side, image_side)) => {
                 let filesystems = filesystems(&[&stage, &layer_side, &image_side])?;
                 let sync = reliable(options.sync, &filesystems)?;
                 Ok(Self {
@@ -127,26 +127,25 @@ impl WriteTxn {
                 })
             }
             Err(error) => {
-                if let Ok(route) = Route::open(layout)
-                    && recovery::sweep(layout, &route, &id).is_ok()
-                {
+                if recovery::sweep(layout, &route, &id).is_ok() {
                     best_effort("remove the segment", segment.remove(&journal));
                 }
+                recovery::tidy_tempdirs(layout, &route);
                 Err(error)
             }
         }
     }
 
-    fn stage_dirs(layout: &Layout, options: &TxnOptions, id: &TxnId, mut route: Route) -> Result<(Route, Dir, Dir, Dir), TxnError> {
+    fn stage_dirs(layout: &Layout, options: &TxnOptions, id: &TxnId, route: &mut Route) -> Result<(Dir, Dir, Dir), TxnError> {
         let wait = Wait::new(options.wait, options.interrupt.as_deref());
         let locks = StoreLocks::write_layers(&layout.layers, &wait)?;
         let proved = route.prove(id);
         drop(locks);
         proved?;
         let stage = route.begin(id)?;
-        copy_label(&route, &stage)?;
+        copy_label(route, &stage)?;
         let side = side_stage_name(id);
-        Ok((route, stage, layout.layers.mkdir(&side, 0o700)?, layout.images.mkdir(&side, 0o700)?))
+        Ok((stage, layout.layers.mkdir(&side, 0o700)?, layout.images.mkdir(&side, 0o700)?))
     }
 
     /// The transaction's id.
@@ -198,14 +197,10 @@ impl WriteTxn {
             return Ok(());
         }
         recovery::sweep(&self.layout, &self.route, &self.id).map_err(recovery::RecoveryError::from)?;
-        if self.route.made_tempdirs() {
-            let guard = StoreLocks::write_layers(&self.layout.layers, &self.wait())?;
-            self.route.remove_tempdirs()?;
-            drop(guard);
-        }
         if let Some(journal) = self.layout.own(JOURNAL)? {
             segment.remove(&journal)?;
         }
+        recovery::tidy_tempdirs(&self.layout, &self.route);
         Ok(())
     }
 }

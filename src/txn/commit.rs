@@ -5,8 +5,8 @@ use crate::journal::Kind;
 use crate::layout::{IMAGES_JSON, LAYERS_JSON, marker_name};
 use crate::plan::{Step, StepError, Table, World};
 
-use super::PreparedTxn;
 use super::begin::best_effort;
+use super::{PreparedTxn, TxnError};
 
 /// What a committed transaction did.
 #[derive(Debug, Clone)]
@@ -54,15 +54,16 @@ impl PreparedTxn {
             images: self.intent.images.iter().map(|put| put.id.clone()).collect(),
             txn,
         };
-        let Self { mut txn, locks, .. } = self;
-        drop(locks);
+        drop(self.locks.take());
         // From here on nothing can change the outcome: what stays is swept by the next open.
-        best_effort("tidy up after a commit", txn.clean_up());
+        best_effort("tidy up after a commit", self.txn.clean_up());
         Ok(receipt)
     }
 
     fn world(&mut self) -> Result<World<'_>, StepError> {
-        let mut world = World::open(&self.txn.layout, &self.txn.route, &self.txn.id, &self.intent, &mut self.locks)?;
+        let gone = || StepError::Gone { name: "the store's locks".to_owned() };
+        let locks = self.locks.as_mut().ok_or_else(gone)?;
+        let mut world = World::open(&self.txn.layout, &self.txn.route, &self.txn.id, &self.intent, locks)?;
         world.fresh = true;
         Ok(world)
     }
@@ -101,9 +102,8 @@ impl PreparedTxn {
         let back = if pivoted || self.txn.layout.root.seam().poisoned() { None } else { Some(self.take_back()) };
         match back {
             Some(Ok(())) => {
-                let Self { txn: mut write, locks, .. } = self;
-                drop(locks);
-                best_effort("tidy up after a rollback", write.clean_up());
+                drop(self.locks.take());
+                best_effort("tidy up after a rollback", self.txn.clean_up());
                 CommitError::RolledBack { txn, source: error.into() }
             }
             failed => {
@@ -111,9 +111,8 @@ impl PreparedTxn {
                     tracing::error!(txn = %txn, error = &second as &dyn std::error::Error, "the rollback failed too");
                 }
                 // The segment is released before the store locks: whoever gets those may then end the transaction.
-                let Self { txn: mut write, locks, .. } = self;
-                drop(write.segment.take());
-                drop(locks);
+                drop(self.txn.segment.take());
+                drop(self.locks.take());
                 CommitError::InDoubt { txn, source: error.into() }
             }
         }
@@ -129,11 +128,31 @@ impl PreparedTxn {
     /// # Errors
     ///
     /// [`CommitError::InDoubt`] where not even that could be made durable.
-    pub fn rollback(self) -> Result<(), CommitError> {
-        let id = self.txn.id.clone();
-        let Self { mut txn, locks, .. } = self;
-        let done = txn.clean_up();
-        drop(locks);
-        done.map_err(|error| CommitError::InDoubt { txn: id, source: error.into() })
+    pub fn rollback(mut self) -> Result<(), CommitError> {
+        let ended = self.end_undone();
+        drop(self.locks.take());
+        best_effort("tidy up after a rollback", self.txn.clean_up());
+        ended.map_err(|error| CommitError::InDoubt { txn: self.txn.id.clone(), source: error.into() })
+    }
+
+    /// Abort for an intent that nothing was done of; where it cannot be written the segment is released, before the locks.
+    fn end_undone(&mut self) -> Result<(), TxnError> {
+        let ended = self.txn.abort();
+        if self.txn.intent_open.is_none() {
+            return ended;
+        }
+        drop(self.txn.segment.take());
+        ended.and(Err(TxnError::Poisoned))
+    }
+}
+
+impl Drop for PreparedTxn {
+    fn drop(&mut self) {
+        // After a commit or a rollback there are no locks any more, and nothing to do.
+        if self.locks.is_some() {
+            best_effort("end a prepared transaction that was dropped", self.end_undone());
+            // What is staged goes with the transaction, after the locks.
+            drop(self.locks.take());
+        }
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::fsio::optional;
 use crate::ids::LayerId;
-use crate::overlay::TreeId;
+use crate::overlay::{LayerDir, SEAL, TreeId};
 use crate::plan::{Source, seal_stage};
 
-use super::{TxnError, WriteTxn};
+use super::{SyncMode, TxnError, WriteTxn};
 
 impl WriteTxn {
     /// Whether everything staged is there, to the last name. Under layers.lock: programs of storage 1.45 to 1.58 remove
@@ -16,16 +16,20 @@ impl WriteTxn {
         if !self.route.is_exposed() {
             return Ok(true);
         }
-        if !self.route.is_intact(&self.id)? {
+        if !self.route.is_intact()? {
             return Ok(false);
         }
         let contents = self.contents();
         for (id, count) in &contents.counts {
-            let seen = match optional(self.stage.dir(id.as_str()))? {
-                Some(dir) => Some(dir.count_tree()?),
-                None => None,
-            };
-            if seen != Some(*count) {
+            let Some(dir) = optional(self.stage.dir(id.as_str()))? else { return Ok(false) };
+            let Some(diff) = optional(dir.dir("diff"))? else { return Ok(false) };
+            let ancestry = contents.declared.get(id).map(|declared| declared.ancestry.clone()).unwrap_or_default();
+            let names: Vec<_> = dir.names()?;
+            let mut around = LayerDir::names(&ancestry);
+            if self.options.sync != SyncMode::None {
+                around.push(SEAL);
+            }
+            if diff.count_tree()? != *count || around.iter().any(|name| !names.iter().any(|seen| *name == *seen)) {
                 return Ok(false);
             }
         }
@@ -40,7 +44,7 @@ impl WriteTxn {
     /// Makes the staging directory anew, with the seals of verified layers. Returns the layers that must be staged again.
     pub(super) fn stage_anew(&mut self) -> Result<BTreeSet<LayerId>, TxnError> {
         tracing::info!(txn = %self.id, "another program removed what was staged in overlay/tempdirs; staging it again");
-        self.stage = self.route.begin_again(&self.id)?;
+        self.stage = self.route.begin(&self.id)?;
         let lost: BTreeSet<LayerId> = {
             let mut contents = self.contents();
             contents.counts.clear();

@@ -79,7 +79,7 @@ pub fn inspect_to(
         return broken("its files are shifted by an id mapping");
     }
     let Some(link) = facts.link.clone() else {
-        let link = match find_link(layout, id)? {
+        let link = match find_link(layout, tables, id)? {
             Some(link) => link,
             None => LinkId::random().map_err(super::stage::random_failed)?,
         };
@@ -106,11 +106,22 @@ pub fn inspect_to(
     }
 }
 
-/// The LINKID of a layer by its entry in `overlay/l`: children name it, so it is kept where it can be found.
-fn find_link(layout: &Layout, id: &LayerId) -> Result<Option<LinkId>, TxnError> {
+/// The LINKID of a layer by its entry in `overlay/l`, else by what its children call it: those are mounted by it.
+fn find_link(layout: &Layout, tables: &Tables, id: &LayerId) -> Result<Option<LinkId>, TxnError> {
     for name in layout.links.names()? {
         let Some(link) = name.to_str().and_then(|text| text.parse::<LinkId>().ok()) else { continue };
         if layout.links.read_link(link.as_str()).is_ok_and(|text| text == link_target(id)) {
+            return Ok(Some(link));
+        }
+    }
+    for child in tables.layers.iter().chain(tables.volatile.iter()).filter(|layer| layer.parent_text() == id.as_str()) {
+        let Some(child) = child.id() else { continue };
+        let lower = Facts::read(&layout.overlay, &layout.links, child)?.lower.unwrap_or_default();
+        // Nearest first: the parent's own.
+        let first = lower.split(':').next().and_then(|first| first.strip_prefix("l/"));
+        if let Some(link) = first.and_then(|text| text.parse::<LinkId>().ok())
+            && layout.links.meta(link.as_str())?.is_none()
+        {
             return Ok(Some(link));
         }
     }

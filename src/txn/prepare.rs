@@ -6,7 +6,7 @@ use crate::fsio::{self, Meta, optional};
 use crate::history::History;
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::journal::Kind;
-use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, OWN, Tables, marker_name, scratch_name, split_name};
+use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, OWN, Tables, marker_name, scratch_name};
 use crate::lock::{StoreLocks, StoreWriteGuard};
 use crate::metadata::{Image, Images};
 use crate::overlay::{Facts, LayerDir};
@@ -23,7 +23,8 @@ const TRIES: usize = 8;
 #[must_use = "a prepared transaction holds all store locks until it is committed or dropped"]
 pub struct PreparedTxn {
     pub(super) txn: WriteTxn,
-    pub(super) locks: StoreWriteGuard,
+    /// `None` once it is committed or taken back.
+    pub(super) locks: Option<StoreWriteGuard>,
     pub(super) intent: Intent,
 }
 
@@ -44,6 +45,14 @@ pub enum Prepared {
     NeedLayers(Box<WriteTxn>, BTreeSet<LayerId>),
 }
 
+/// What is known before the locks are taken.
+enum Before {
+    /// All of this is on the medium.
+    Synced(Vec<WantedLayer>, Vec<WantedImage>),
+    /// These layers were to be reused and are damaged: to be staged.
+    Damaged(BTreeSet<LayerId>),
+}
+
 impl WriteTxn {
     /// Syncs what is staged, takes the locks, ends dead transactions, decides, and makes the intent durable.
     ///
@@ -53,13 +62,19 @@ impl WriteTxn {
     pub fn prepare(mut self) -> Result<Prepared, TxnError> {
         let (mut again, mut recovered) = (BTreeSet::new(), false);
         for _ in 0..TRIES {
-            let damaged = self.verify_again(&std::mem::take(&mut again))?;
-            if !damaged.is_empty() {
-                return Ok(Prepared::NeedLayers(Box::new(self), damaged));
-            }
-            let (layers, images) = self.wanted()?;
-            self.set_roots(&layers)?;
-            self.sync_staged(&layers)?;
+            let (layers, images) = match self.before_the_locks(&std::mem::take(&mut again)) {
+                Ok(Before::Synced(layers, images)) => (layers, images),
+                Ok(Before::Damaged(damaged)) => return Ok(Prepared::NeedLayers(Box::new(self), damaged)),
+                Err(error) if !self.route.is_exposed() || self.route.is_intact()? => return Err(error),
+                // Another program took the staging away meanwhile.
+                Err(_) => {
+                    let lost = self.stage_anew()?;
+                    if lost.is_empty() {
+                        continue;
+                    }
+                    return Ok(Prepared::NeedLayers(Box::new(self), lost));
+                }
+            };
             let wait = self.wait();
             let mut locks = StoreLocks::write(&self.layout.layers, &self.layout.images, &self.layout.containers, &wait)?;
             let pass = recovery::run_locked(&self.layout, &self.route, &mut locks, Some(&self.id))?;
@@ -110,7 +125,7 @@ impl WriteTxn {
                         Ok(intent) => intent,
                         Err(error) => return Err(self.take_intent_back(error)),
                     };
-                    return Ok(Prepared::Ready(Box::new(PreparedTxn { txn: self, locks, intent })));
+                    return Ok(Prepared::Ready(Box::new(PreparedTxn { txn: self, locks: Some(locks), intent })));
                 }
                 Built::Verify(ids) => {
                     drop(locks);
@@ -124,6 +139,18 @@ impl WriteTxn {
             }
         }
         Err(TxnError::Overtaken { tries: TRIES })
+    }
+
+    /// Everything on the medium: what is staged, and what is reused.
+    fn before_the_locks(&self, again: &BTreeSet<LayerId>) -> Result<Before, TxnError> {
+        let damaged = self.verify_again(again)?;
+        if !damaged.is_empty() {
+            return Ok(Before::Damaged(damaged));
+        }
+        let (layers, images) = self.wanted()?;
+        self.set_roots(&layers)?;
+        self.sync_staged(&layers)?;
+        Ok(Before::Synced(layers, images))
     }
 
     /// The wanted layers, parents first, and images.
@@ -181,21 +208,8 @@ impl WriteTxn {
     /// What others wrote and this transaction seals: nobody may have synced it.
     fn sync_verified(&self, layers: &[WantedLayer]) -> Result<(), TxnError> {
         let sealing = |wanted: &&WantedLayer| matches!(wanted.source, plan::Source::Reused { sealing: true, .. });
-        for wanted in layers.iter().filter(sealing) {
-            // What is gone by now the plan finds out.
-            if let Some(dir) = optional(self.route.overlay.dir(wanted.id.as_str()))? {
-                super::files::sync_tree(&dir)?;
-            }
-            if let Some(split) = optional(self.layout.layers.file(split_name(&wanted.id)))? {
-                split.sync_all()?;
-            }
-        }
-        if layers.iter().any(|wanted| matches!(wanted.source, plan::Source::Reused { .. })) {
-            for dir in [&self.route.overlay, &self.route.links, &self.layout.layers] {
-                dir.sync()?;
-            }
-        }
-        Ok(())
+        let verified = layers.iter().filter(sealing).map(|wanted| &wanted.id);
+        Ok(self.layout.sync_layers(&self.route.overlay, verified)?)
     }
 
     /// Layers that appeared in the store since they were looked at: reused from now on, if they are sound. Returns those that

@@ -191,7 +191,7 @@ impl WriteTxn {
         if staged.is_err() {
             // So that the caller can try this layer again; else all of the staging goes with the transaction.
             super::begin::best_effort("drop a layer that could not be staged", self.drop_staged(&spec.id));
-            if self.route.is_exposed() && !self.route.is_intact(&self.id)? {
+            if self.route.is_exposed() && !self.route.is_intact()? {
                 return Err(TxnError::StagingLost { path: self.stage.path().to_owned() });
             }
         }
@@ -241,8 +241,7 @@ impl WriteTxn {
             self.write_seal(&made.dir, overlay::SEAL, &spec.diff_id, &declared.link, tree)?;
         }
         if self.route.is_exposed() {
-            let count = made.dir.count_tree()?;
-            self.contents().counts.insert(spec.id.clone(), count);
+            self.contents().counts.insert(spec.id.clone(), extracted.names);
         }
         let source = if declared.heal {
             Source::Heal { link: declared.link.clone(), tree, assumed: declared.ancestry.clone() }
