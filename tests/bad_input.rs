@@ -10,6 +10,8 @@ mod oracle;
 #[path = "common/registry/mod.rs"]
 #[allow(unused_imports)]
 mod registry;
+#[path = "common/skip.rs"]
+mod skip;
 mod tars;
 
 use std::fs;
@@ -514,7 +516,7 @@ impl Drop for Mounted {
 
 fn mount(args: &[&str], at: &Path) -> Option<Mounted> {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounts need the root user");
+        skip::skipped("mounts need the root user");
         return None;
     }
     assert!(Command::new("mount").args(args).arg(at).status().unwrap().success(), "mount {args:?}");

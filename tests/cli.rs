@@ -7,6 +7,8 @@ mod common;
 #[path = "common/registry/mod.rs"]
 #[allow(unused_imports)]
 mod registry;
+#[path = "common/skip.rs"]
+mod skip;
 #[path = "common/world.rs"]
 mod world;
 
@@ -243,7 +245,7 @@ impl Drop for Mounted {
 #[test]
 fn what_cannot_be_removed_is_said_and_is_a_failure_of_recover() {
     if !rustix::process::geteuid().is_root() {
-        return println!("skipped: mounts need the root user");
+        return skip::skipped("mounts need the root user");
     }
     let world = World::new();
     let store = Store::open(StoreOptions::new(world.root(), world.temp.path().join("run"))).unwrap();

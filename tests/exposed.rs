@@ -7,6 +7,8 @@ mod common;
 #[path = "common/oracle.rs"]
 #[allow(dead_code)]
 mod oracle;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,7 +38,7 @@ impl Drop for Place {
 impl Place {
     fn new() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: mounts need the root user");
+            skip::skipped("mounts need the root user");
             return None;
         }
         let place = Self { temp: tempfile::tempdir().unwrap() };
@@ -287,11 +289,11 @@ fn a_crash_anywhere_is_recovered_whatever_podman_removes() {
 #[test]
 fn a_nested_subvolume_is_found_out_by_a_rename() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounts need the root user");
+        skip::skipped("mounts need the root user");
         return;
     }
     if Command::new("mkfs.btrfs").arg("--version").output().is_err() || Command::new("btrfs").arg("--version").output().is_err() {
-        println!("skipped: btrfs-progs are not installed");
+        skip::skipped("btrfs-progs are not installed");
         return;
     }
     let temp = tempfile::tempdir().unwrap();
@@ -301,7 +303,7 @@ fn a_nested_subvolume_is_found_out_by_a_rename() {
     assert!(Command::new("mkfs.btrfs").arg("-q").arg(&disk).status().unwrap().success());
     let mounted = Command::new("mount").args(["-o", "loop"]).args([&disk, &at]).output().unwrap();
     if !mounted.status.success() {
-        println!("skipped: btrfs cannot be mounted here: {}", String::from_utf8_lossy(&mounted.stderr));
+        skip::skipped(&format!("btrfs cannot be mounted here: {}", String::from_utf8_lossy(&mounted.stderr)));
         return;
     }
     struct Unmount(PathBuf);

@@ -4,6 +4,8 @@
 #[path = "common/oracle.rs"]
 #[allow(dead_code)]
 mod oracle;
+#[path = "common/skip.rs"]
+mod skip;
 mod tars;
 
 use std::fs;
@@ -74,7 +76,7 @@ fn link(kind: u8, name: &str, to: &str) -> Vec<u8> {
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("skipped: needs root");
+        skip::skipped("needs root");
     }
     root
 }
@@ -247,11 +249,11 @@ fn in_user_namespace(test: &str) {
     command.args(["--user", "--map-root-user"]).arg(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env("CSTOR_TEST_INSIDE", "1");
     match command.output() {
-        Err(error) => println!("skipped: unshare does not run: {error}"),
+        Err(error) => skip::skipped(&format!("unshare does not run: {error}")),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
             if said.starts_with("unshare:") {
-                return println!("skipped: {said}");
+                return skip::skipped(&said.to_string());
             }
             assert!(output.status.success() && said.contains("inside: done"), "{said}");
         }

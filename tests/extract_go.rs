@@ -4,6 +4,8 @@
 #[path = "common/oracle.rs"]
 #[allow(dead_code)]
 mod oracle;
+#[path = "common/skip.rs"]
+mod skip;
 mod tars;
 
 use std::collections::BTreeSet;
@@ -341,7 +343,7 @@ const DEVIATIONS: &[(&str, &str)] = &[
 #[test]
 fn our_trees_are_those_of_go() {
     if let Some(reason) = skip_reason() {
-        println!("skipped: {reason}");
+        skip::skipped(&reason.to_string());
         return;
     }
     let mut table: Vec<(String, Vec<Vec<u8>>)> = more().into_iter().map(|(name, tars)| (name.to_owned(), tars)).collect();
@@ -375,7 +377,7 @@ fn our_trees_are_those_of_go() {
 #[test]
 fn paths_that_no_call_takes_are_refused_by_both() {
     if let Some(reason) = skip_reason() {
-        println!("skipped: {reason}");
+        skip::skipped(&reason.to_string());
         return;
     }
     // Go also refuses some that are shorter: it walks the layer by its path on the host.

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -37,7 +40,7 @@ fn the_quickstart_pulls_crashes_recovers_checks_and_lists() {
 #[test]
 fn the_quickstart_runs_for_a_user_who_is_not_root() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: this test is not run by root, so the other one was this one");
+        skip::skipped("this test is not run by root, so the other one was this one");
         return;
     }
     let temp = tempfile::tempdir().unwrap();

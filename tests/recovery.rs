@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod common;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::fs;
 use std::io;
@@ -229,7 +231,7 @@ fn a_segment_that_is_taken_for_dead_at_its_birth_is_made_again() {
 #[test]
 fn staging_that_cannot_be_removed_is_reported_and_hinders_nothing() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounts need the root user");
+        skip::skipped("mounts need the root user");
         return;
     }
     let place = Place::new();

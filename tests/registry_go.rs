@@ -6,6 +6,8 @@
 #[path = "common/registry/mod.rs"]
 #[allow(unused_imports)]
 mod embedded;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::error::Error as _;
 use std::process::Command;
@@ -185,7 +187,7 @@ fn skopeos(registry: &Registry) -> Result<(), String> {
 fn what_go_cannot_decode_is_refused_and_nothing_that_images_have() {
     let skopeo = Command::new("skopeo").arg("--version").output();
     if skopeo.is_err() {
-        eprintln!("skipped the comparison with skopeo: it is not installed");
+        skip::skipped("skopeo is not installed");
     }
     let rows = ROWS.iter().map(|(at, text, verdict)| (*at, *text, ("\0", ""), *verdict));
     let rows = rows.chain(REPLACED.iter().map(|(from, to, verdict)| (Config, "", (*from, *to), *verdict)));

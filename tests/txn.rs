@@ -6,6 +6,8 @@ mod common;
 #[path = "common/registry/mod.rs"]
 #[allow(unused_imports)]
 mod registry;
+#[path = "common/skip.rs"]
+mod skip;
 
 use common::fixture::{self, app, base, image};
 use cstor_rs::store::{Store, StoreOptions};
@@ -76,7 +78,7 @@ type Moment = (&'static str, fn(&Op<'_>) -> bool);
 #[test]
 fn a_bind_mount_over_overlay_in_mid_transaction_does_no_harm() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounts need the root user");
+        skip::skipped("mounts need the root user");
         return;
     }
     let moments: [Moment; 4] = [
@@ -304,7 +306,7 @@ fn a_store_that_lost_a_part_is_not_taken_for_an_empty_one() {
 #[test]
 fn where_syncfs_is_not_relied_on_every_file_is_synced() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounts need the root user");
+        skip::skipped("mounts need the root user");
         return;
     }
     let temp = tempfile::tempdir().unwrap();
@@ -315,7 +317,7 @@ fn where_syncfs_is_not_relied_on_every_file_is_synced() {
     let layers = format!("lowerdir={},upperdir={},workdir={}", at("lower").display(), at("upper").display(), at("work").display());
     let mounted = Command::new("mount").args(["-t", "overlay", "none", "-o", &layers]).arg(at("merged")).output().unwrap();
     if !mounted.status.success() {
-        println!("skipped: no overlay on this filesystem: {}", String::from_utf8_lossy(&mounted.stderr));
+        skip::skipped(&format!("no overlay on this filesystem: {}", String::from_utf8_lossy(&mounted.stderr)));
         return;
     }
     let _guard = Unmount(at("merged"));
@@ -352,7 +354,7 @@ fn a_lost_layer_is_restored_under_the_linkid_that_its_children_know() {
 #[test]
 fn a_mount_below_a_layer_does_not_hinder_syncing_it_file_by_file() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounts need the root user");
+        skip::skipped("mounts need the root user");
         return;
     }
     let temp = tempfile::tempdir().unwrap();
