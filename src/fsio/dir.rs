@@ -7,9 +7,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self as sys, AtFlags, CWD, FileType, OFlags, RenameFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{self as sys, AtFlags, CWD, OFlags, ResolveFlags};
 
 use super::hook::{At, Op};
+use super::meta::{Kind, Meta, statx};
 use super::{Error, File, Result, Seam, optional};
 
 /// Permission bits as the kernel's type; anything above 07777 is cut off.
@@ -24,70 +25,12 @@ pub(super) fn ids(uid: u32, gid: u32) -> (Option<sys::Uid>, Option<sys::Gid>) {
 /// Permission bits, 07777 at most.
 pub type Mode = u32;
 
-/// What kind of object a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Kind {
-    Dir,
-    File,
-    Symlink,
-    Char,
-    Block,
-    Fifo,
-    Socket,
-    Unknown,
-}
-
-impl From<FileType> for Kind {
-    fn from(t: FileType) -> Self {
-        match t {
-            FileType::Directory => Self::Dir,
-            FileType::RegularFile => Self::File,
-            FileType::Symlink => Self::Symlink,
-            FileType::CharacterDevice => Self::Char,
-            FileType::BlockDevice => Self::Block,
-            FileType::Fifo => Self::Fifo,
-            FileType::Socket => Self::Socket,
-            _ => Self::Unknown,
-        }
-    }
-}
-
-/// What lstat(2) and statx(2) tell of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meta {
-    /// Its kind.
-    pub kind: Kind,
-    /// Permission bits, 07777 at most.
-    pub mode: Mode,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Length in bytes.
-    pub size: u64,
-    /// Number of names.
-    pub links: u64,
-    /// Inode number.
-    pub inode: u64,
-    /// The filesystem's device number: major, minor.
-    pub device: (u32, u32),
-    /// For devices: major, minor.
-    pub rdev: (u32, u32),
-    /// Seconds and nanoseconds of the last change of contents.
-    pub mtime: (i64, u32),
-    /// Seconds and nanoseconds of birth, where the filesystem keeps it.
-    pub birth: Option<(i64, u32)>,
-    /// The id of the mount it was reached through, where the kernel tells (Linux 5.8).
-    pub mount: Option<u64>,
-}
-
 /// An open directory.
 #[derive(Debug, Clone)]
 pub struct Dir {
-    fd: Arc<OwnedFd>,
+    pub(super) fd: Arc<OwnedFd>,
     path: Arc<Path>,
-    seam: Seam,
+    pub(super) seam: Seam,
 }
 
 const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
@@ -120,7 +63,7 @@ impl Dir {
         &self.seam
     }
 
-    fn here(&self) -> At<'_> {
+    pub(super) fn here(&self) -> At<'_> {
         At { dir: &self.path, name: Path::new("") }
     }
 
@@ -129,7 +72,7 @@ impl Dir {
         Error::new(call, self.here(), source)
     }
 
-    fn at<'a>(&'a self, name: &'a OsStr) -> At<'a> {
+    pub(super) fn at<'a>(&'a self, name: &'a OsStr) -> At<'a> {
         At { dir: &self.path, name: Path::new(name) }
     }
 
@@ -334,229 +277,6 @@ impl Dir {
         Ok(list)
     }
 
-    /// Renames over whatever has the new name. Both directories must be synced by the caller.
-    ///
-    /// # Errors
-    ///
-    /// That of renameat(2).
-    pub fn rename(&self, from: impl AsRef<OsStr>, to_dir: &Dir, to: impl AsRef<OsStr>) -> Result<()> {
-        let ((from, at), (to, to_at)) = (self.name(&from)?, to_dir.name(&to)?);
-        self.seam.change("rename", to_at, Op::Rename(at, to_at), || sys::renameat(&*self.fd, from, &*to_dir.fd, to))
-    }
-
-    /// Renames to a name that nothing has.
-    ///
-    /// # Errors
-    ///
-    /// That of renameat2(2); EEXIST if the new name is taken.
-    pub fn rename_new(&self, from: impl AsRef<OsStr>, to_dir: &Dir, to: impl AsRef<OsStr>) -> Result<()> {
-        let ((from, at), (to, to_at)) = (self.name(&from)?, to_dir.name(&to)?);
-        self.seam
-            .change("rename", to_at, Op::Rename(at, to_at), || sys::renameat_with(&*self.fd, from, &*to_dir.fd, to, RenameFlags::NOREPLACE))
-    }
-
-    /// Two names exchange what they stand for.
-    ///
-    /// # Errors
-    ///
-    /// That of renameat2(2).
-    pub fn exchange(&self, name: impl AsRef<OsStr>, other_dir: &Dir, other: impl AsRef<OsStr>) -> Result<()> {
-        let ((name, at), (other, other_at)) = (self.name(&name)?, other_dir.name(&other)?);
-        self.seam.change("exchange", at, Op::Exchange(at, other_at), || {
-            sys::renameat_with(&*self.fd, name, &*other_dir.fd, other, RenameFlags::EXCHANGE)
-        })
-    }
-
-    /// Gives a file a second name; a link is not followed.
-    ///
-    /// # Errors
-    ///
-    /// That of linkat(2).
-    pub fn link(&self, from: impl AsRef<OsStr>, to_dir: &Dir, to: impl AsRef<OsStr>) -> Result<()> {
-        let ((from, at), (to, to_at)) = (self.name(&from)?, to_dir.name(&to)?);
-        self.seam.change("link", to_at, Op::Link(at, to_at), || sys::linkat(&*self.fd, from, &*to_dir.fd, to, AtFlags::empty()))
-    }
-
-    /// Makes a symbolic link.
-    ///
-    /// # Errors
-    ///
-    /// That of symlinkat(2).
-    pub fn symlink(&self, text: impl AsRef<Path>, name: impl AsRef<OsStr>) -> Result<()> {
-        let (name, at) = self.name(&name)?;
-        let text = text.as_ref();
-        self.seam.change("symlink", at, Op::Symlink(at, text), || sys::symlinkat(text, &*self.fd, name))
-    }
-
-    /// Makes a device, fifo or socket. The mode is subject to the umask; set it with [`Dir::chmod`].
-    ///
-    /// # Errors
-    ///
-    /// That of mknodat(2).
-    pub fn mknod(&self, name: impl AsRef<OsStr>, kind: FileType, bits: Mode, (major, minor): (u32, u32)) -> Result<()> {
-        let (name, at) = self.name(&name)?;
-        let dev = sys::makedev(major, minor);
-        let op = Op::Mknod(at, kind.as_raw_mode() | bits, dev);
-        self.seam.change("mknod", at, op, || sys::mknodat(&*self.fd, name, kind, mode(bits), dev))
-    }
-
-    /// Removes a name that is no directory.
-    ///
-    /// # Errors
-    ///
-    /// That of unlinkat(2).
-    pub fn unlink(&self, name: impl AsRef<OsStr>) -> Result<()> {
-        let (name, at) = self.name(&name)?;
-        self.seam.change("unlink", at, Op::Unlink(at), || sys::unlinkat(&*self.fd, name, AtFlags::empty()))
-    }
-
-    /// Removes an empty directory.
-    ///
-    /// # Errors
-    ///
-    /// That of unlinkat(2).
-    pub fn rmdir(&self, name: impl AsRef<OsStr>) -> Result<()> {
-        let (name, at) = self.name(&name)?;
-        self.seam.change("rmdir", at, Op::Rmdir(at), || sys::unlinkat(&*self.fd, name, AtFlags::REMOVEDIR))
-    }
-
-    /// Sets the permission bits of a name. It must not be a link: fchmodat follows links.
-    ///
-    /// # Errors
-    ///
-    /// That of fchmodat(2).
-    pub fn chmod(&self, name: impl AsRef<OsStr>, bits: Mode) -> Result<()> {
-        let (name, at) = self.name(&name)?;
-        self.seam.change("fchmodat", at, Op::Chmod(at, bits), || sys::chmodat(&*self.fd, name, mode(bits), AtFlags::empty()))
-    }
-
-    /// Sets the permission bits of this directory.
-    ///
-    /// # Errors
-    ///
-    /// That of fchmod(2).
-    pub fn chmod_self(&self, bits: Mode) -> Result<()> {
-        self.seam.change("fchmod", self.here(), Op::Chmod(self.here(), bits), || sys::fchmod(&*self.fd, mode(bits)))
-    }
-
-    /// Sets owner and group of a name; a link is not followed.
-    ///
-    /// # Errors
-    ///
-    /// That of fchownat(2).
-    pub fn chown(&self, name: impl AsRef<OsStr>, uid: u32, gid: u32) -> Result<()> {
-        let (name, at) = self.name(&name)?;
-        let (user, group) = ids(uid, gid);
-        self.seam.change("fchownat", at, Op::Chown(at, uid, gid), || sys::chownat(&*self.fd, name, user, group, AtFlags::SYMLINK_NOFOLLOW))
-    }
-
-    /// Sets owner and group of this directory.
-    ///
-    /// # Errors
-    ///
-    /// That of fchown(2).
-    pub fn chown_self(&self, uid: u32, gid: u32) -> Result<()> {
-        let (user, group) = ids(uid, gid);
-        self.seam.change("fchown", self.here(), Op::Chown(self.here(), uid, gid), || sys::fchown(&*self.fd, user, group))
-    }
-
-    /// Sets access and modification time of a name; a link is not followed.
-    ///
-    /// # Errors
-    ///
-    /// That of utimensat(2).
-    pub fn set_times(&self, name: impl AsRef<OsStr>, times: &sys::Timestamps) -> Result<()> {
-        let (name, at) = self.name(&name)?;
-        self.seam.change("utimensat", at, Op::Times(at), || sys::utimensat(&*self.fd, name, times, AtFlags::SYMLINK_NOFOLLOW))
-    }
-
-    /// Sets access and modification time of this directory.
-    ///
-    /// # Errors
-    ///
-    /// That of futimens(3).
-    pub fn set_times_self(&self, times: &sys::Timestamps) -> Result<()> {
-        self.seam.change("futimens", self.here(), Op::Times(self.here()), || sys::futimens(&*self.fd, times))
-    }
-
-    /// Sets an extended attribute of this directory.
-    ///
-    /// # Errors
-    ///
-    /// That of fsetxattr(2).
-    pub fn set_xattr_self(&self, name: &[u8], value: &[u8]) -> Result<()> {
-        self.seam.change("fsetxattr", self.here(), Op::SetXattr(self.here(), name, value), || {
-            sys::fsetxattr(&*self.fd, name, value, sys::XattrFlags::empty())
-        })
-    }
-
-    /// Sets an extended attribute of a name; a link is not followed.
-    ///
-    /// There is no `setxattrat` before Linux 6.13, so the way leads through `/proc/self/fd`.
-    ///
-    /// # Errors
-    ///
-    /// That of lsetxattr(2).
-    pub fn set_xattr(&self, name: impl AsRef<OsStr>, key: &[u8], value: &[u8]) -> Result<()> {
-        let (name, at) = self.name(&name)?;
-        let path = self.proc_path(name);
-        self.seam.change("lsetxattr", at, Op::SetXattr(at, key, value), || sys::lsetxattr(&path, key, value, sys::XattrFlags::empty()))
-    }
-
-    /// An extended attribute of a name, or `None` where it has none of this name; a link is not followed.
-    ///
-    /// # Errors
-    ///
-    /// That of lgetxattr(2), but none where the filesystem keeps no such attributes.
-    pub fn xattr(&self, name: impl AsRef<OsStr>, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        match self.kept_xattr(name, key) {
-            Err(error) if error.is(rustix::io::Errno::OPNOTSUPP) => Ok(None),
-            other => other,
-        }
-    }
-
-    /// As [`Dir::xattr`], and EOPNOTSUPP where the kernel or the filesystem keeps no attributes of this kind.
-    ///
-    /// # Errors
-    ///
-    /// That of lgetxattr(2).
-    pub fn kept_xattr(&self, name: impl AsRef<OsStr>, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let (name, at) = self.name(&name)?;
-        let mut value = vec![0u8; 65536];
-        match sys::lgetxattr(self.proc_path(name), key, value.as_mut_slice()) {
-            Ok(len) => {
-                value.truncate(len);
-                Ok(Some(value))
-            }
-            Err(rustix::io::Errno::NODATA) => Ok(None),
-            Err(error) => Err(Error::new("lgetxattr", at, error)),
-        }
-    }
-
-    /// An extended attribute of this directory, or `None` where it has none of this name.
-    ///
-    /// # Errors
-    ///
-    /// That of fgetxattr(2).
-    pub fn xattr_self(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let mut value = vec![0u8; 65536];
-        match sys::fgetxattr(&*self.fd, key, value.as_mut_slice()) {
-            Ok(len) => {
-                value.truncate(len);
-                Ok(Some(value))
-            }
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
-            Err(error) => Err(self.error("fgetxattr", error)),
-        }
-    }
-
-    fn proc_path(&self, name: &OsStr) -> PathBuf {
-        use std::os::fd::AsRawFd;
-        let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
-        path.push(name);
-        path
-    }
-
     /// fsync of this directory: its names are durable after it.
     ///
     /// # Errors
@@ -600,27 +320,6 @@ impl Dir {
         file.write_at(0, bytes)?;
         file.sync_data()
     }
-}
-
-fn statx(fd: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> rustix::io::Result<Meta> {
-    // 0x1000 is STATX_MNT_ID; kernels before 5.8 ignore it and leave the bit out of stx_mask.
-    let want = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
-    let x = rustix::io::retry_on_intr(|| sys::statx(fd, path, flags | AtFlags::NO_AUTOMOUNT, want))?;
-    let has = |bit: StatxFlags| x.stx_mask & bit.bits() != 0;
-    Ok(Meta {
-        kind: Kind::from(FileType::from_raw_mode(x.stx_mode.into())),
-        mode: u32::from(x.stx_mode) & 0o7777,
-        uid: x.stx_uid,
-        gid: x.stx_gid,
-        size: x.stx_size,
-        links: x.stx_nlink.into(),
-        inode: x.stx_ino,
-        device: (x.stx_dev_major, x.stx_dev_minor),
-        rdev: (x.stx_rdev_major, x.stx_rdev_minor),
-        mtime: (x.stx_mtime.tv_sec, x.stx_mtime.tv_nsec),
-        birth: has(StatxFlags::BTIME).then_some((x.stx_btime.tv_sec, x.stx_btime.tv_nsec)),
-        mount: has(StatxFlags::MNT_ID).then_some(x.stx_mnt_id),
-    })
 }
 
 impl AsFd for Dir {

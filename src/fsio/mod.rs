@@ -9,21 +9,25 @@
 //! - F2: a failed sync poisons the seam, and no later sync is tried: after a failed fsync the kernel may have
 //!   dropped the dirty pages, so a second one that succeeds proves nothing.
 
+mod attributes;
 mod dir;
 mod error;
 mod file;
 mod filesystem;
 mod hook;
+mod meta;
+mod names;
 mod ofd;
 mod privilege;
 mod regular;
 mod tree;
 mod walk;
 
-pub use dir::{Dir, Kind, Meta, Mode};
+pub use dir::{Dir, Mode};
 pub use error::{Error, Result, optional};
 pub use file::File;
 pub use hook::{At, Hook, NoHook, Op};
+pub use meta::{Kind, Meta};
 pub use ofd::LockOwner;
 pub use privilege::is_initial_root;
 pub use walk::{Purpose, Step, Walk};

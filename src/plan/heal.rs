@@ -4,8 +4,8 @@
 //! - H1: contents that a container or a mount may be reading are never exchanged, by no commit and no recovery.
 //! - H2: sound contents are never exchanged back: going back ends with the layer either untouched or healed whole.
 
+use super::act::{own_layer, place, place_split};
 use super::run::{StepError, World};
-use super::step::{own_layer, place, place_split};
 use crate::fsio::{self, Dir};
 use crate::ids::{LayerId, LinkId};
 use crate::overlay::{self, TreeId, read_link_id};

@@ -4,6 +4,7 @@
 //! the same idempotent [`Step::apply`]: there is no second implementation of "finish". The order of steps lives in
 //! `build` alone.
 
+mod act;
 mod build;
 mod change;
 mod codec;
@@ -11,8 +12,9 @@ mod heal;
 mod run;
 mod step;
 
+pub use act::seal_stage;
 pub use build::{Built, DiskFacts, ImageFacts, Inputs, PlanError, Ready, build, put_images};
 pub use change::{ImagePut, Intent, LayerPut, NameClaim, Source, StagedData, WantedImage, WantedLayer};
 pub use codec::{CodecError, decode, encode};
 pub use run::{StepError, World};
-pub use step::{Place, Step, Table, seal_stage};
+pub use step::{Place, Step, Table};
