@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::fixture::{self, Failure, Image, app, base, image};
+use common::once::Once;
 use cstor_rs::fsio::{Hook, Op};
 use cstor_rs::recovery::Outcome;
 use cstor_rs::store::{Store, StoreOptions};
@@ -84,22 +85,6 @@ impl Place {
 
 fn one() -> [Image; 1] {
     [image("localhost/one:1", vec![base(), app("one"), app("two")])]
-}
-
-/// Does something once, before the first change that it is meant for.
-struct Once<F, G> {
-    when: F,
-    what: G,
-    done: AtomicUsize,
-}
-
-impl<F: Fn(&Op<'_>) -> bool + Send + Sync, G: Fn() + Send + Sync> Hook for Once<F, G> {
-    fn before(&self, op: &Op<'_>) -> io::Result<()> {
-        if (self.when)(op) && self.done.fetch_add(1, Ordering::SeqCst) == 0 {
-            (self.what)();
-        }
-        Ok(())
-    }
 }
 
 /// Fails every change from number `at` on.

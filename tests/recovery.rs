@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::fixture::{self, Failure, app, base, image};
+use common::once::Once;
 use cstor_rs::fsio::{Hook, Op};
 use cstor_rs::journal::{self, Header, Kind};
 use cstor_rs::recovery::Outcome;
@@ -272,22 +273,6 @@ fn a_living_owners_segment_is_its_own_business_whatever_can_be_read_of_it() {
     drop(owner);
     assert_eq!(place.open().recovered().ended, [(TXN.parse().unwrap(), Outcome::SetAside)]);
     assert!(!stage.exists());
-}
-
-/// Does something once, before the first change that it is meant for.
-struct Once<F, G> {
-    when: F,
-    what: G,
-    done: AtomicUsize,
-}
-
-impl<F: Fn(&Op<'_>) -> bool + Send + Sync, G: Fn() + Send + Sync> Hook for Once<F, G> {
-    fn before(&self, op: &Op<'_>) -> io::Result<()> {
-        if (self.when)(op) && self.done.fetch_add(1, Ordering::SeqCst) == 0 {
-            (self.what)();
-        }
-        Ok(())
-    }
 }
 
 /// Somebody takes away what is staged: a commit over nothing would be a lie.

@@ -10,6 +10,7 @@ mod registry;
 mod skip;
 
 use common::fixture::{self, app, base, image};
+use common::once::Once;
 use cstor_rs::store::{Store, StoreOptions};
 
 #[test]
@@ -42,22 +43,6 @@ use std::sync::{Arc, Mutex};
 use common::fixture::Image;
 use cstor_rs::fsio::{Hook, Op};
 use registry::Registry;
-
-/// Calls a function once, before the first change that it is meant for.
-struct Once<F, G> {
-    when: F,
-    what: G,
-    done: AtomicUsize,
-}
-
-impl<F: Fn(&Op<'_>) -> bool + Send + Sync, G: Fn() + Send + Sync> Hook for Once<F, G> {
-    fn before(&self, op: &Op<'_>) -> io::Result<()> {
-        if (self.when)(op) && self.done.fetch_add(1, Ordering::SeqCst) == 0 {
-            (self.what)();
-        }
-        Ok(())
-    }
-}
 
 fn bind(overlay: &Path) {
     assert!(Command::new("mount").arg("--bind").args([overlay, overlay]).status().unwrap().success());

@@ -3,3 +3,4 @@
 #![allow(missing_docs)]
 
 pub mod fixture;
+pub mod once;
