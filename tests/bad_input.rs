@@ -189,6 +189,19 @@ fn the_policy_of_the_host_is_obeyed() {
     assert_eq!(world.registry.requests(), []);
 }
 
+/// The same layer, byte for byte, in another blob of the same length: only the blob's own digest tells.
+#[test]
+fn a_blob_that_unpacks_to_the_right_layer_is_refused_all_the_same() {
+    let world = World::new();
+    let pushed = push_tar(&world.registry, &tar(&[file("a", b"some bytes")]));
+    let path = format!("/v2/bad/blobs/{}", pushed.layers[0]);
+    let mut other = Compression::Gzip.compress(&tar(&[file("a", b"some bytes")]));
+    // The time in the gzip header.
+    other[4..8].copy_from_slice(&[1, 2, 3, 4]);
+    world.registry.script(&path, 99, Fault::Body(other));
+    world.refuses("another blob of the same layer", 1, &["has digest sha256:", "the manifest says"], || world.pull("bad:latest", &[]));
+}
+
 #[test]
 fn a_registry_that_is_down_is_named() {
     let mut world = World::new();
