@@ -353,3 +353,56 @@ fn a_mount_below_a_layer_does_not_hinder_syncing_it_file_by_file() {
     fixture::pull_with(&Store::open(options()).unwrap(), &[image("localhost/one:1", vec![base(), app("one")])], txn).unwrap().unwrap();
     assert!(dir.join("cstor-rs.seal").exists());
 }
+
+/// A container may be started between the look at a damaged layer and the locks.
+#[test]
+fn contents_are_not_exchanged_under_a_container_that_came_meanwhile() {
+    use std::os::unix::fs::MetadataExt;
+    let temp = tempfile::tempdir().unwrap();
+    let options = || StoreOptions::new(temp.path().join("root"), temp.path().join("run"));
+    let zero = [image("localhost/zero:1", vec![base()])];
+    let receipt = fixture::pull(&Store::open(options()).unwrap(), &zero).unwrap().unwrap();
+    let root = temp.path().join("root");
+    let dir = root.join("overlay").join(receipt.layers[0].as_str());
+    std::fs::remove_file(dir.join("cstor-rs.seal")).unwrap();
+    std::fs::write(dir.join("diff/etc/passwd"), "").unwrap();
+    let before = std::fs::metadata(dir.join("diff")).unwrap().ino();
+    let start = {
+        let (root, image, layer) = (root.clone(), receipt.images[0].to_string(), receipt.layers[0].to_string());
+        move || {
+            let (own, created) = ("c".repeat(64), "2026-01-02T03:04:05Z");
+            let layers = serde_json::json!([{"id": own, "parent": layer, "created": created}]);
+            std::fs::write(root.join("overlay-layers/volatile-layers.json"), layers.to_string()).unwrap();
+            let containers =
+                serde_json::json!([{"id": "d".repeat(64), "names": ["keeper"], "image": image, "layer": own, "created": created}]);
+            std::fs::write(root.join("overlay-containers/volatile-containers.json"), containers.to_string()).unwrap();
+        }
+    };
+    let hook = Arc::new(Once { when: |op: &Op<'_>| matches!(op, Op::SyncFs(_)), what: start, done: AtomicUsize::new(0) });
+    let error = fixture::pull(&Store::open(options().hook(hook)).unwrap(), &zero).unwrap_err();
+    let fixture::Failure::Txn(error) = error else { panic!("{error:?}") };
+    assert!(error.is_busy() && error.to_string().contains("container keeper"), "{error}");
+    assert_eq!(std::fs::metadata(dir.join("diff")).unwrap().ino(), before);
+}
+
+#[test]
+fn the_declared_length_of_a_blob_is_held_to() {
+    use cstor_rs::ids::Digest;
+    use cstor_rs::txn::{LayerSpec, TxnOptions};
+    let temp = tempfile::tempdir().unwrap();
+    let store = Store::open(StoreOptions::new(temp.path().join("root"), temp.path().join("run"))).unwrap();
+    let layer = base();
+    for (bytes, words) in [(layer.blob.len() - 1, "longer than"), (layer.blob.len() + 1, "the blob ends after")] {
+        let txn = store.begin(TxnOptions::default()).unwrap();
+        let states = txn.declare(&txn.tables().unwrap(), std::slice::from_ref(&layer.diff_id)).unwrap();
+        let spec = LayerSpec {
+            id: states[0].id.clone(),
+            diff_id: layer.diff_id.clone(),
+            blob: Some(Digest::of(&layer.blob)),
+            blob_bytes: Some(bytes as u64),
+        };
+        let error = txn.stage_layer(&spec, layer.blob.as_slice(), &|_| {}).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains(words), "{bytes}: {cause}");
+    }
+}
