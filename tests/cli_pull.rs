@@ -404,3 +404,45 @@ fn a_short_name_means_what_registries_conf_says() {
     let asked = asked.env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap();
     assert_eq!(asked.status.code(), Some(1), "{}", said(&asked));
 }
+
+/// Every name in a store with its mode; LINKIDs and transactions are random.
+fn modes(root: &Path) -> BTreeMap<String, u32> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut found = BTreeMap::new();
+    let mut queue = vec![root.to_owned()];
+    while let Some(dir) = queue.pop() {
+        found.insert(dir.strip_prefix(root).unwrap().display().to_string(), fs::metadata(&dir).unwrap().permissions().mode());
+        for entry in fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap()) {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            if kind.is_dir() {
+                queue.push(path);
+            } else if kind.is_file() {
+                found.insert(path.strip_prefix(root).unwrap().display().to_string(), fs::metadata(&path).unwrap().permissions().mode());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_umask_changes_no_mode_in_the_store() {
+    let mut seen: Vec<(&str, BTreeMap<String, u32>)> = Vec::new();
+    let registry = World::new();
+    // A member whose parents the tar does not list, and one of mode 0666.
+    let layer = fixture::layer(&[fixture::Member::File("implied/parent/file", 0o666, b"x"), fixture::Member::Dir("open", 0o777)]);
+    registry.registry.add_image("one", "latest", &ImageSpec::new().layer(&layer.tar, Compression::Gzip));
+    for umask in ["022", "000", "077", "777"] {
+        let world = World::new();
+        let command = world.command(&["pull", "--quiet", "--tls-verify=false", &registry.registry.reference("one:latest")]);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "umask $0; exec \"$@\"", umask]).arg(command.get_program()).args(command.get_args());
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{umask}: {}", said(&output));
+        seen.push((umask, modes(&world.root())));
+    }
+    let (_, first) = &seen[0];
+    assert!(first.len() > 20, "{first:?}");
+    for (umask, other) in &seen {
+        assert_eq!(other, first, "umask {umask}");
+    }
+}

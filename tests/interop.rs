@@ -198,11 +198,17 @@ fn skopeo_exports_what_we_pulled_bit_for_bit() {
 }
 
 #[test]
-fn what_podman_pulled_is_verified_sealed_and_reused() {
+fn what_podman_and_skopeo_pulled_is_verified_sealed_and_reused() {
     let Some((peers, _registry, image)) = ready() else { return };
-    for peer in peers {
+    for (peer, puller) in peers.into_iter().flat_map(|peer| [(peer.clone(), "podman"), (peer, "skopeo")]) {
         let store = Store::new();
-        let id = store.podman(&peer, &["pull", "--quiet", "--tls-verify=false", &image]);
+        let id = if puller == "podman" {
+            store.podman(&peer, &["pull", "--quiet", "--tls-verify=false", &image])
+        } else {
+            let (from, to) = (format!("docker://{image}"), format!("containers-storage:{image}"));
+            run(&mut store.peer(&peer, "skopeo", &["copy", "--quiet", "--src-tls-verify=false", &from, &to]));
+            text(&store.images()[0], "id")
+        };
         let listed: Vec<Value> = serde_json::from_str(&run_text(&mut store.ours(&["images", "--json"]))).unwrap();
         assert_eq!((listed.len(), text(&listed[0], "id")), (1, id.clone()), "{}", peer.name);
         assert_eq!(listed[0]["names"], serde_json::json!([image]));
