@@ -185,7 +185,7 @@ fn check(dir: &Path) -> Result<()> {
             return Err("a layer without a digest".into());
         };
         let diff = layout.overlay.dir(id.as_str())?.dir("diff")?;
-        match extract::verify(&diff, &layout.layers.file(split_name(id))?, want, Depth::Contents)? {
+        match extract::verify(&diff, &layout.layers.file(split_name(id))?, want, Depth::Contents, None)? {
             None => println!("   layer {} is {}", short(id.as_str()), short(want.hex())),
             Some(why) => return Err(format!("layer {id}: {why}").into()),
         }

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::attributes;
 use super::error::shown;
-use super::path::Cleaned;
+use super::path::{Cleaned, Whiteout};
 use super::resolve::open_in;
 use super::spill::{Body, into_io};
 use crate::fsio::{self, Dir, File, Kind, Meta};
@@ -17,7 +17,9 @@ use crate::tarsplit::{self, Crc64, SplitEntry, SplitError, SplitReader};
 /// How deep to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// Every file is there with its size; contents are not read.
+    /// Every name is there, and every file with its size; contents are not read.
+    ///
+    /// The tar-split must stand for as many bytes as the record says, else the contents are read all the same.
     Structure,
     /// Every byte and attribute.
     Contents,
@@ -25,19 +27,30 @@ pub enum Depth {
 
 /// Compares a layer's `diff/` with its tar-split. `None`: sound. `Some`: what is wrong, in words.
 ///
-/// Times are not compared. The contents are proved by reassembling the tar to `diff_id`.
+/// `tar_bytes` is the length of the layer's tar, where it is known. Times are not compared. The contents are proved by reassembling the tar to `diff_id`.
 ///
 /// # Errors
 ///
 /// Those of the disk that say nothing about the layer (out of memory, descriptors, EIO).
-pub fn verify(diff: &Dir, split: &File, diff_id: &Digest, depth: Depth) -> fsio::Result<Option<String>> {
+pub fn verify(diff: &Dir, split: &File, diff_id: &Digest, depth: Depth, tar_bytes: Option<u64>) -> fsio::Result<Option<String>> {
     match depth {
-        Depth::Structure => sizes(diff, split),
-        Depth::Contents => match digest_of(diff, split) {
-            Err(error) => Ok(Some(verdict(error)?.unwrap_or_else(|error| words(&error)))),
-            Ok(seen) if seen != *diff_id => Ok(Some(format!("its files reassemble to {seen}"))),
-            Ok(_) => attributes::compare(diff, split),
+        Depth::Structure => match structure(diff, split)? {
+            Err(why) => Ok(Some(why)),
+            // The tar-split was cut short, or the record names another length: only the bytes tell.
+            Ok(found) if tar_bytes.is_some_and(|wanted| wanted != found.tar_bytes) => contents(diff, split, diff_id),
+            // A later member may have removed it, or it is lost: that takes the headers to tell.
+            Ok(found) if found.names_missing => attributes::compare(diff, split),
+            Ok(_) => Ok(None),
         },
+        Depth::Contents => contents(diff, split, diff_id),
+    }
+}
+
+fn contents(diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<Option<String>> {
+    match digest_of(diff, split) {
+        Err(error) => Ok(Some(verdict(error)?.unwrap_or_else(|error| words(&error)))),
+        Ok(seen) if seen != *diff_id => Ok(Some(format!("its files reassemble to {seen}"))),
+        Ok(_) => attributes::compare(diff, split),
     }
 }
 
@@ -166,25 +179,55 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn sizes(diff: &Dir, split: &File) -> fsio::Result<Option<String>> {
+/// What the structure of a layer tells.
+struct Structure {
+    /// The length of the tar that it stands for, in bytes.
+    tar_bytes: u64,
+    /// Whether a member without a body has nothing at its path.
+    names_missing: bool,
+}
+
+/// Looks for every member at its path, and for the sizes of those with a body. `Err`: what is wrong, in words.
+fn structure(diff: &Dir, split: &File) -> fsio::Result<Result<Structure, String>> {
     let mut cursor = Cursor::new(diff);
     let mut entries = SplitReader::new(from_start(split));
     let nothing = Crc64::of(b"");
+    let mut found = Structure { tar_bytes: 0, names_missing: false };
     loop {
         let (name, size) = match entries.next() {
-            Ok(None) => return Ok(None),
+            Ok(None) => return Ok(Ok(found)),
             // Go records a size for links and directories that have one in their header, with the CRC of nothing.
             Ok(Some(SplitEntry::File { name, size, crc })) if size > 0 && crc != nothing => (name, size),
-            Ok(Some(_)) => continue,
-            Err(error) => return Ok(Some(verdict(error)?.unwrap_or_else(|error| words(&error)))),
+            Ok(Some(SplitEntry::File { name, .. })) => {
+                found.names_missing |= !is_there(&mut cursor, &name)?;
+                continue;
+            }
+            Ok(Some(SplitEntry::Segment(bytes))) => {
+                found.tar_bytes = found.tar_bytes.saturating_add(bytes.len() as u64);
+                continue;
+            }
+            Err(error) => return Ok(Err(verdict(error)?.unwrap_or_else(|error| words(&error)))),
         };
+        found.tar_bytes = found.tar_bytes.saturating_add(size);
         let Some((parent, last)) = Cleaned::of(&name).and_then(Cleaned::split) else {
-            return Ok(Some(format!("{} has {size} bytes in no file", shown(&name))));
+            return Ok(Err(format!("{} has {size} bytes in no file", shown(&name))));
         };
         match cursor.look(&parent, &last)? {
             Seen::There(_, meta) if meta.kind == Kind::File && meta.size == size => {}
-            Seen::There(..) => return Ok(Some(format!("{} is not a file of {size} bytes", shown(&name)))),
-            Seen::Nothing | Seen::NoParent | Seen::Blocked => return Ok(Some(format!("{} is missing", shown(&name)))),
+            Seen::There(..) => return Ok(Err(format!("{} is not a file of {size} bytes", shown(&name)))),
+            Seen::Nothing | Seen::NoParent | Seen::Blocked => return Ok(Err(format!("{} is missing", shown(&name)))),
         }
     }
+}
+
+/// Whether anything stands where a member without a body belongs.
+fn is_there(cursor: &mut Cursor<'_>, name: &[u8]) -> fsio::Result<bool> {
+    let Some((parent, last)) = Cleaned::of(name).and_then(Cleaned::split) else { return Ok(true) };
+    let name = match Whiteout::parse(&last) {
+        // An attribute of the directory, and not a name in it.
+        Some(Whiteout::Opaque) => return Ok(cursor.dir(&parent)?.is_ok()),
+        Some(Whiteout::Of(hidden)) => hidden,
+        None => &last,
+    };
+    Ok(matches!(cursor.look(&parent, name)?, Seen::There(..)))
 }

@@ -212,9 +212,7 @@ pub fn scan(bytes: &[u8], txn: &TxnId) -> State {
         Some((_, version, flags)) if (version, flags) != (VERSION, 0) => return State::Newer { version },
         _ => {}
     }
-    if parse_header(bytes).is_none_or(|header| header.txn != *txn) {
-        return ended(bytes, txn).map_or(State::Empty, |_| State::Corrupt);
-    }
+    // A header that is damaged hinders nothing: it explains and never decides, and records are bound to the transaction.
     let mut rest = bytes.get(HEADER_BYTES..).unwrap_or_default();
     let mut chain = Chain::new(txn);
     let mut intent = None;
@@ -278,7 +276,7 @@ mod tests {
         for (records, want) in table {
             assert_eq!(scan(&segment(records), &txn()), want);
         }
-        assert_eq!(scan(&segment(&[(Kind::Intent, b"x")]), &"0".repeat(32).parse().unwrap()), State::Empty, "another one's");
+        assert_eq!(scan(&segment(&[(Kind::Intent, b"x")]), &"0".repeat(32).parse().unwrap()), State::Torn, "another one's");
     }
 
     #[test]
@@ -318,7 +316,7 @@ mod tests {
             let mut bytes = segment(&[(Kind::Intent, b"payload")]);
             bytes[at] = 2;
             let crc = crc32fast::hash(&bytes[..HEADER_BYTES - 4]).to_le_bytes();
-            assert_eq!(scan(&bytes, &txn()), State::Empty, "a damaged header, and nothing that vouches for the rest");
+            assert_eq!(scan(&bytes, &txn()), State::Intent(b"payload".to_vec()), "a damaged header, and a sound record");
             bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
             assert_eq!(scan(&bytes, &txn()), State::Newer { version });
         }

@@ -43,6 +43,16 @@ pub fn read_link_id(layer: &Dir) -> fsio::Result<Option<LinkId>> {
     }
 }
 
+/// Whether a LINKID that a layer's `link` names is another layer's: its entry in `l/` leads there, and that layer says so too.
+pub fn is_foreign(overlay: &Dir, links: &Dir, id: &LayerId, link: &LinkId) -> bool {
+    let Ok(target) = links.read_link(link.as_str()) else { return false };
+    let owner = target.to_str().and_then(|text| text.strip_prefix("../")?.strip_suffix("/diff")?.parse::<LayerId>().ok());
+    match owner.filter(|owner| owner != id) {
+        Some(owner) => overlay.dir(owner.as_str()).and_then(|dir| read_link_id(&dir)).is_ok_and(|seen| seen.as_ref() == Some(link)),
+        None => false,
+    }
+}
+
 /// What stands on disk under a layer's id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -79,7 +89,8 @@ impl Facts {
             Some(_) => {}
         }
         let Some(dir) = optional(overlay.dir(id.as_str()))? else { return Ok(Self::default()) };
-        let link = read_link_id(&dir)?;
+        // A LINKID is the layer's that its entry leads to: one that is another layer's says nothing here.
+        let link = read_link_id(&dir)?.filter(|link| !is_foreign(overlay, links, id, link));
         let text = |name: &str| -> fsio::Result<Option<String>> {
             match dir.read(name, 1 << 20) {
                 Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),

@@ -1,35 +1,51 @@
 //! Pure: no I/O. What `lower` and `lower-layers` of a layer say.
 
+use std::sync::Arc;
+
 use crate::ids::{LayerId, LinkId};
 
-/// The ancestors of a layer, nearest first, each with its LINKID.
+/// The ancestors of a layer, nearest first, each with its LINKID. A child's ancestry shares its parent's: the layers of an
+/// image together need room in the number of layers, not in its square.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ancestry(pub Vec<(LayerId, LinkId)>);
+pub struct Ancestry(Option<Arc<Parent>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Parent {
+    id: LayerId,
+    link: LinkId,
+    above: Ancestry,
+}
 
 impl Ancestry {
+    fn iter(&self) -> impl Iterator<Item = &Parent> {
+        std::iter::successors(self.0.as_deref(), |parent| parent.above.0.as_deref())
+    }
+
+    /// The nearest ancestor.
+    pub fn parent(&self) -> Option<&LayerId> {
+        self.0.as_ref().map(|parent| &parent.id)
+    }
+
     /// The text of `lower`: `l/<LINKID>` joined by colons, nearest first, no newline (podman of every version).
     pub fn lower(&self) -> String {
-        let parts: Vec<String> = self.0.iter().map(|(_, link)| format!("l/{link}")).collect();
+        let parts: Vec<String> = self.iter().map(|parent| format!("l/{}", parent.link)).collect();
         parts.join(":")
     }
 
     /// The text of `lower-layers`: ids joined by colons, nearest first (storage 1.63 and newer, where it wins over `lower`).
     pub fn lower_layers(&self) -> String {
-        let parts: Vec<&str> = self.0.iter().map(|(id, _)| id.as_str()).collect();
+        let parts: Vec<&str> = self.iter().map(|parent| parent.id.as_str()).collect();
         parts.join(":")
     }
 
     /// The ancestry of a child of `parent`, whose own ancestry this is.
     pub fn child_of(&self, parent: LayerId, link: LinkId) -> Self {
-        let mut list = Vec::with_capacity(self.0.len() + 1);
-        list.push((parent, link));
-        list.extend(self.0.iter().cloned());
-        Self(list)
+        Self(Some(Arc::new(Parent { id: parent, link, above: self.clone() })))
     }
 
     /// Whether there are no ancestors: a base layer has neither file.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 }
 

@@ -7,7 +7,7 @@ mod layer_dir;
 mod lower;
 mod seal;
 
-pub use layer_dir::{Facts, LayerDir, TreeId, link_target, read_link_id};
+pub use layer_dir::{Facts, LayerDir, TreeId, is_foreign, link_target, read_link_id};
 pub use lower::Ancestry;
 pub use seal::{Seal, SealError};
 

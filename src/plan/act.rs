@@ -4,7 +4,7 @@ use super::run::{StepError, World};
 use crate::fsio::{self, Dir, optional};
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::layout::split_name;
-use crate::overlay::{self, link_target, read_link_id};
+use crate::overlay::{self, is_foreign, link_target, read_link_id};
 
 /// Renames a staged name to its place; missing in staging means done.
 pub(super) fn place(from: Option<&Dir>, name: &str, to: &Dir, to_name: &str) -> fsio::Result<()> {
@@ -18,9 +18,21 @@ pub(super) fn place(from: Option<&Dir>, name: &str, to: &Dir, to_name: &str) -> 
 pub(super) fn place_split(w: &World<'_>, id: &LayerId) -> fsio::Result<()> {
     let name = split_name(id);
     match &w.layer_side {
-        Some(side) if side.meta(&name)?.is_some() => side.rename(&name, &w.layout.layers, &name),
-        _ => Ok(()),
+        Some(side) => replace_file(side, &name, &w.layout.layers, &name),
+        None => Ok(()),
     }
+}
+
+/// A staged file takes the place of what has its name, if it is still in staging; a directory that stands there goes to
+/// staging.
+pub(super) fn replace_file(staged: &Dir, name: &str, dir: &Dir, to: &str) -> fsio::Result<()> {
+    if staged.meta(name)?.is_none() {
+        return Ok(());
+    }
+    if dir.meta(to)?.is_some_and(|meta| meta.kind == fsio::Kind::Dir) {
+        dir.rename_new(to, staged, format!("{name}.damaged"))?;
+    }
+    staged.rename(name, dir, to)
 }
 
 pub(super) fn displace(w: &mut World<'_>, id: &LayerId, link: Option<&LinkId>) -> fsio::Result<()> {
@@ -61,8 +73,16 @@ pub(super) fn make_link(w: &mut World<'_>, id: &LayerId, link: &LinkId) -> fsio:
         if w.route.links.read_link(link.as_str()).is_ok_and(|text| text == link_target(id)) {
             return Ok(());
         }
-        // A LINKID is the layer's own: what has its name and leads elsewhere is damage.
-        w.route.links.unlink(link.as_str())?;
+        // A LINKID is the layer's own: what has its name and leads elsewhere is damage, unless it leads to another layer that
+        // has the same LINKID. That one was there first, and this layer is found damaged again.
+        if is_foreign(&w.route.overlay, &w.route.links, id, link) {
+            return Ok(());
+        }
+        if w.route.links.meta(link.as_str())?.is_some_and(|meta| meta.kind == fsio::Kind::Dir) {
+            w.to_trash(&w.route.links.clone(), link.as_str())?;
+        } else {
+            w.route.links.unlink(link.as_str())?;
+        }
     }
     w.route.links.symlink(link_target(id), link.as_str())
 }
@@ -79,12 +99,10 @@ pub fn seal_stage(id: &LayerId) -> String {
 }
 
 pub(super) fn seal(w: &mut World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<()> {
-    if let (Some(dir), Some(stage)) = (own_layer(w, id, link)?, &w.stage)
-        && stage.meta(seal_stage(id))?.is_some()
-    {
-        stage.rename(seal_stage(id), &dir, overlay::SEAL)?;
+    match (own_layer(w, id, link)?, &w.stage) {
+        (Some(dir), Some(stage)) => replace_file(stage, &seal_stage(id), &dir, overlay::SEAL),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 pub(super) fn exchange_data(

@@ -4,11 +4,11 @@
 //! - H1: contents that a container or a mount may be reading are never exchanged, by no commit and no recovery.
 //! - H2: sound contents are never exchanged back: going back ends with the layer either untouched or healed whole.
 
-use super::act::{own_layer, place, place_split};
+use super::act::{own_layer, place, place_split, replace_file};
 use super::run::{StepError, World};
 use crate::fsio::{self, Dir};
 use crate::ids::{LayerId, LinkId};
-use crate::overlay::{self, TreeId, read_link_id};
+use crate::overlay::{self, TreeId, is_foreign, read_link_id};
 
 fn tree_of(dir: &Dir) -> fsio::Result<Option<TreeId>> {
     Ok(dir.meta("diff")?.map(|meta| TreeId { inode: meta.inode, birth: meta.birth }))
@@ -17,7 +17,8 @@ fn tree_of(dir: &Dir) -> fsio::Result<Option<TreeId>> {
 /// The directory of a layer that is to be healed: its `link` may be unreadable, another LINKID is another layer.
 fn damaged_layer(w: &World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<Option<Dir>> {
     let Some(dir) = w.layer_dir(id)? else { return Ok(None) };
-    Ok(read_link_id(&dir)?.is_none_or(|seen| seen == *link).then_some(dir))
+    let ours = |seen: LinkId| seen == *link || is_foreign(&w.route.overlay, &w.route.links, id, &seen);
+    Ok(read_link_id(&dir)?.is_none_or(ours).then_some(dir))
 }
 
 /// Exchanges the contents, if that is still to be done and may be done, and finishes what belongs to it.
@@ -65,18 +66,13 @@ pub(super) fn finish_healing(w: &World<'_>, id: &LayerId, link: &LinkId, tree: &
     place_split(w, id)?;
     let Some(staged) = w.staged_layer(id)? else { return Ok(()) };
     mend_structure(&staged, &dir)?;
-    if staged.meta(overlay::SEAL)?.is_some() {
-        staged.rename(overlay::SEAL, &dir, overlay::SEAL)?;
-    }
-    Ok(())
+    replace_file(&staged, overlay::SEAL, &dir, overlay::SEAL)
 }
 
 /// What stands around the contents follows from the layer's place in its chain.
 fn mend_structure(staged: &Dir, dir: &Dir) -> fsio::Result<()> {
     for name in ["lower", "lower-layers", "link"] {
-        if staged.meta(name)?.is_some() {
-            staged.rename(name, dir, name)?;
-        }
+        replace_file(staged, name, dir, name)?;
     }
     for name in ["work", "merged", "empty"] {
         if staged.meta(name)?.is_some() && dir.meta(name)?.is_none() {

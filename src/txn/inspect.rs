@@ -1,7 +1,8 @@
 //! Whether a layer in the store may be reused: complete, and on the medium.
 
+use rustix::io::Errno;
+
 use crate::extract::{self, Depth};
-use crate::fsio::optional;
 use crate::ids::{Digest, LayerId, LinkId};
 use crate::layout::{Layout, Tables, split_name};
 use crate::overlay::{Ancestry, Facts, link_target};
@@ -69,10 +70,15 @@ pub fn inspect_to(
         return broken("something that is no directory stands in its place");
     }
     // Go's programs refuse to list a store with such a record, and build on its parent and not on ours.
-    if record.diff_digest().is_none() {
-        return broken("its record in layers.json names no diff-digest");
+    match record.diff_digest() {
+        None => return broken("its record in layers.json names no diff-digest"),
+        Some(seen) if seen.known() != Some(diff_id) => return broken(&format!("its record in layers.json says it is {seen}")),
+        Some(_) => {}
     }
-    if record.parent_text() != ancestry.0.first().map_or("", |(parent, _)| parent.as_str()) {
+    if record.diff_size() < 0 {
+        return broken("its record in layers.json names no size");
+    }
+    if record.parent_text() != ancestry.parent().map_or("", LayerId::as_str) {
         return broken("its record in layers.json names another parent");
     }
     if record.has_id_maps() || facts.rotated {
@@ -93,13 +99,18 @@ pub fn inspect_to(
         return damaged("its lower file does not name its parents");
     }
     let Some(tree) = facts.tree else { return damaged("its diff directory is missing") };
-    let Some(split) = optional(layout.layers.file(split_name(id)))? else {
-        return damaged("its tar-split is missing");
+    let split = match layout.layers.file(split_name(id)) {
+        Err(error) if error.not_found() => return damaged("its tar-split is missing"),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData || error.is(Errno::LOOP) => {
+            return damaged("its tar-split is no file");
+        }
+        split => split?,
     };
     let sealed = facts.seal.is_some_and(|seal| seal.holds(diff_id, &link, &tree));
     let layer = layout.overlay.dir(id.as_str())?;
     let depth = if sealed { Depth::Structure } else { unsealed };
-    match extract::verify(&layer.dir("diff")?, &split, diff_id, depth)? {
+    let diff = layer.dir("diff")?;
+    match extract::verify(&diff, &split, diff_id, depth, u64::try_from(record.diff_size()).ok())? {
         None if sealed => Ok(Inspection::Sealed { link }),
         None => Ok(Inspection::Verified { link }),
         Some(why) => damaged(&why),

@@ -259,7 +259,9 @@ impl WriteTxn {
             next = declared.parent.clone();
             list.push((parent, declared.link.clone()));
         }
-        Some((wanted, crate::overlay::Ancestry(list)))
+        // Nearest first; an ancestry grows from its far end.
+        let ancestry = list.into_iter().rev().fold(crate::overlay::Ancestry::default(), |above, (id, link)| above.child_of(id, link));
+        Some((wanted, ancestry))
     }
 
     /// Somebody else's layer of the same id turned out damaged: the staged tree is exchanged for it. `false`: none is staged.
