@@ -140,6 +140,25 @@ fn a_damaged_layer_is_healed_and_nothing_else_is_touched() {
     }
 }
 
+/// What podman wrote and nobody has verified yet.
+const UNSEALED: &[Injury] = &[
+    ("a file more", |place| fs::write(place.dir().join("diff/up/more"), "x").unwrap()),
+    ("a directory more", |place| fs::create_dir(place.dir().join("diff/more")).unwrap()),
+    ("a link more", |place| std::os::unix::fs::symlink("data", place.dir().join("diff/up/more")).unwrap()),
+];
+
+#[test]
+fn what_is_not_of_the_layer_is_found_before_it_is_sealed() {
+    let expected = oracle::read(&Place::new().root()).unwrap();
+    for (what, injure) in UNSEALED {
+        let place = Place::new();
+        fs::remove_file(place.dir().join("cstor-rs.seal")).unwrap();
+        injure(&place);
+        fixture::pull(&place.open(), &good()).unwrap_or_else(|error| panic!("{what}: {error:?}")).expect("there is something to heal");
+        assert_eq!(oracle::read(&place.root()).unwrap(), expected, "{what}");
+    }
+}
+
 type Spoilt = (&'static str, fn(&mut Value), &'static str);
 
 const REFUSED: &[Spoilt] = &[

@@ -22,6 +22,7 @@ mod layer;
 mod path;
 mod resolve;
 mod spill;
+mod strangers;
 mod suspects;
 mod times;
 mod tree;

@@ -10,6 +10,7 @@ use super::error::shown;
 use super::path::{Cleaned, Whiteout};
 use super::resolve::open_in;
 use super::spill::{Body, into_io};
+use super::strangers;
 use crate::fsio::{self, Dir, File, Kind, Meta};
 use crate::ids::Digest;
 use crate::tarsplit::{self, Crc64, SplitEntry, SplitError, SplitReader};
@@ -50,7 +51,10 @@ fn contents(diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<Option<S
     match digest_of(diff, split) {
         Err(error) => Ok(Some(verdict(error)?.unwrap_or_else(|error| words(&error)))),
         Ok(seen) if seen != *diff_id => Ok(Some(format!("its files reassemble to {seen}"))),
-        Ok(_) => attributes::compare(diff, split),
+        Ok(_) => match attributes::compare(diff, split)? {
+            None => strangers::find(diff, split),
+            wrong => Ok(wrong),
+        },
     }
 }
 
