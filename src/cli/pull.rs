@@ -99,6 +99,12 @@ fn reference(text: &str) -> Result<String, String> {
     }
 }
 
+/// An error with the images it is about: one of a layer or of the disk does not say for which.
+fn named(batch: &[Place], error: String) -> String {
+    let names: Vec<String> = batch.iter().map(ToString::to_string).collect();
+    if names.iter().any(|name| error.contains(name.as_str())) { error } else { format!("{}: {error}", names.join(" ")) }
+}
+
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let mut options = options(args)?;
     let find = |text: &String| Place::find(text, &options.registry.system);
@@ -124,7 +130,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
                 Outcome::Done
             }
             Err(error) => {
-                tell(format_args!("error: {}", exit::chain(&error)));
+                tell(format_args!("error: {}", named(batch, exit::chain(&error))));
                 Outcome::of(&error)
             }
         });
