@@ -109,6 +109,24 @@ impl History {
         self.newest.get(id).map(String::as_str)
     }
 
+    /// Adds records to a file that is no longer than `limit` bytes, without a sync and without reading it: what a power cut
+    /// takes of it the next [`History::note`] adds again. `false`: the file is longer, and nothing was done.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn append<'a>(own: &Dir, txn: &TxnId, records: impl IntoIterator<Item = &'a str>, limit: u64) -> fsio::Result<bool> {
+        let bytes: Vec<u8> =
+            records.into_iter().filter(|record| record.len() <= RECORD_LIMIT).flat_map(|record| frame(txn, record)).collect();
+        let file = own.file_or_create(FILE, 0o600)?;
+        let end = file.len()?;
+        if end > limit.saturating_add(SLACK) {
+            return Ok(false);
+        }
+        file.write_at(end, &bytes)?;
+        Ok(true)
+    }
+
     /// Makes the history say `records` (id, record) for each of these images, durably. Others that it knows are forgotten when
     /// the file is rewritten, but for those of which `on_disk` says that there is still something to give a name to.
     ///

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod pull;
 pub mod read;
 pub mod recovery;
+pub mod reference;
 #[cfg(feature = "registry")]
 pub mod registry;
 pub mod store;

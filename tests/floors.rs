@@ -16,6 +16,7 @@ use source::{code, crate_paths, has_word, without_tests};
 /// Module and floor; imports go downwards only.
 const FLOORS: &[(&str, u8)] = &[
     ("ids", 0),
+    ("reference", 1),
     ("fsio", 0),
     ("config", 1),
     ("lock", 1),

@@ -6,9 +6,11 @@
 //! handles that were all opened through one private clone of the graph root's mount.
 
 mod gotemp;
+mod mounts;
 mod route;
 mod tables;
 
+pub use mounts::mounted;
 pub use route::Route;
 pub use tables::{Tables, TablesError};
 
@@ -32,6 +34,8 @@ pub const TEMPDIRS: &str = "tempdirs";
 pub const LAYERS_JSON: &str = "layers.json";
 /// The table of images.
 pub const IMAGES_JSON: &str = "images.json";
+/// The table of images as an edit without a journal prepares it.
+pub const EDITED_IMAGES: &str = ".tmp-images.json.cstor-rs";
 
 /// The name of a layer's tar-split in `overlay-layers/`.
 pub fn split_name(id: &LayerId) -> String {
@@ -84,6 +88,11 @@ pub fn marker_name(table: &str, txn: &TxnId) -> String {
     format!(".tmp-{table}.{txn}")
 }
 
+/// The second table of one name in a transaction that both adds and removes.
+pub fn second_marker_name(table: &str, txn: &TxnId) -> String {
+    format!(".tmp-{table}.{txn}.2")
+}
+
 /// A table being written, to replace a marker or to be renamed at once.
 pub fn scratch_name(table: &str, txn: &TxnId) -> String {
     format!(".tmp-{table}.{txn}.scratch")
@@ -93,7 +102,7 @@ pub fn scratch_name(table: &str, txn: &TxnId) -> String {
 pub fn parse_marker(name: &str) -> Option<TxnId> {
     let rest = name.strip_prefix(".tmp-")?;
     let rest = rest.strip_prefix(LAYERS_JSON).or_else(|| rest.strip_prefix(IMAGES_JSON))?.strip_prefix('.')?;
-    rest.strip_suffix(".scratch").unwrap_or(rest).parse().ok()
+    [".scratch", ".2"].iter().find_map(|end| rest.strip_suffix(end)).unwrap_or(rest).parse().ok()
 }
 
 /// Why a directory is no store that cstor-rs can work on.

@@ -170,6 +170,23 @@ pub struct LayersGuard {
     _layers: Held,
 }
 
+/// images.lock, exclusive.
+#[derive(Debug)]
+pub struct ImagesGuard {
+    images: Held,
+}
+
+impl ImagesGuard {
+    /// Writes a new token into images.lock: before images.json is renamed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk and of the random source.
+    pub fn touch(&mut self) -> Result<(), LockError> {
+        Ok(self.images.file.write_token(&token()?)?)
+    }
+}
+
 impl StoreLocks {
     /// Takes all three locks exclusively.
     ///
@@ -200,6 +217,17 @@ impl StoreLocks {
     /// As [`StoreLocks::write`].
     pub fn write_layers(layers: &Dir, wait: &Wait<'_>) -> Result<LayersGuard, LockError> {
         Ok(LayersGuard { _layers: take(layers, LAYERS_LOCK, true, wait)? })
+    }
+}
+
+impl StoreLocks {
+    /// Takes images.lock alone, exclusively: for what changes images.json and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreLocks::write`].
+    pub fn write_images(images: &Dir, wait: &Wait<'_>) -> Result<ImagesGuard, LockError> {
+        Ok(ImagesGuard { images: take(images, IMAGES_LOCK, true, wait)? })
     }
 }
 

@@ -264,12 +264,17 @@ impl Image {
                 None => drop(digests.remove(&item.key)),
             }
         }
-        self.changed(&[
-            ("digest", digest.map(|d| go::string(d.as_str()))),
-            ("big-data-names", unless_empty(&names)),
-            ("big-data-sizes", (!sizes.is_empty()).then(|| go::map(&sizes, i64::to_string))),
-            ("big-data-digests", (!digests.is_empty()).then(|| go::map(&digests, |d| go::string(d.as_str())))),
-        ])
+        let [names, sizes, digests] = data_changes(&names, &sizes, &digests);
+        self.changed(&[("digest", digest.map(|d| go::string(d.as_str()))), names, sizes, digests])
+    }
+
+    /// The same record without a big data item; its digest stays.
+    pub(super) fn without_big_data(&self, key: &str) -> Result<Self, ParseError> {
+        let names: Vec<String> = self.big_data_names.iter().filter(|name| *name != key).cloned().collect();
+        let (mut sizes, mut digests) = (self.big_data_sizes.clone(), self.big_data_digests.clone());
+        sizes.remove(key);
+        digests.remove(key);
+        self.changed(&data_changes(&names, &sizes, &digests))
     }
 
     /// What the record says of its big data, in its order.
@@ -283,6 +288,14 @@ impl Image {
             })
             .collect()
     }
+}
+
+fn data_changes(names: &[String], sizes: &BTreeMap<String, i64>, digests: &BTreeMap<String, Loose<Digest>>) -> [Change; 3] {
+    [
+        ("big-data-names", unless_empty(names)),
+        ("big-data-sizes", (!sizes.is_empty()).then(|| go::map(sizes, i64::to_string))),
+        ("big-data-digests", (!digests.is_empty()).then(|| go::map(digests, |d| go::string(d.as_str())))),
+    ]
 }
 
 fn names_change(names: &[String]) -> Change {

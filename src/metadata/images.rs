@@ -204,6 +204,18 @@ impl Images {
         Ok(())
     }
 
+    /// Takes one big data item out of an image's record; the record's digest stays.
+    ///
+    /// # Errors
+    ///
+    /// [`EditError::Unknown`].
+    pub fn drop_big_data(&mut self, id: &ImageId, key: &str) -> Result<(), EditError> {
+        let (slot, image) = self.known(id)?;
+        let image = image.without_big_data(key).map_err(|e| fault(id, e))?;
+        self.put(slot, image);
+        Ok(())
+    }
+
     /// Replaces the metadata.
     ///
     /// # Errors

@@ -4,28 +4,35 @@
 //! - P1: no image is switched on before every layer of its chain is in layers.json, placed and synced.
 //! - P2: no name is taken that the caller was not told of; what each name is taken from is in the intent.
 //! - P3: a layer that nobody vouches for is never built on: the caller verifies it and plans again.
+//! - P4: nothing goes that an image, a layer, a container or a mount needs; records go before what they stand for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{ImagePut, Intent, LayerPut, NameClaim, Place, Source, StagedData, Step, Table, WantedImage, WantedLayer};
+use super::edit::{AsPlanned, claims, edit, resolve_heavy, resolve_light};
+use super::holder::{Holder, Needs, chains_of};
+use super::layers::{Chains, place_layers};
+use super::names::renamed;
+use super::{Change, ImageChange, ImagePut, Intent, LayerRemoval, Place, Renamed, StagedData, Step, Table, WantedImage, WantedLayer};
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
-use crate::metadata::{EditError, Image, Images, Layer, Layers, ParseError};
-use crate::overlay::{Ancestry, Facts};
+use crate::layout::Tables;
+use crate::metadata::{EditError, Image, Images, Layer, Layers, LookupError, ParseError};
+use crate::overlay::{Ancestry, Facts, TreeId};
 
 /// What a plan is made from: the tables as they are under the locks, and the disk.
 pub struct Inputs<'a> {
-    /// layers.json
-    pub layers: &'a Layers,
-    /// images.json
-    pub images: &'a Images,
-    /// What stands on disk under the wanted ids.
+    /// All tables.
+    pub tables: &'a Tables,
+    /// What stands on disk under the wanted ids, and under those that an earlier try wanted to know of.
     pub disk: &'a DiskFacts,
     /// 1 + the highest sequence number of the pending segments.
     pub seq: u64,
     /// The wanted layers, parents before children, each once.
     pub wanted_layers: &'a [WantedLayer],
-    /// The wanted images.
+    /// The wanted images, each once.
     pub wanted_images: &'a [WantedImage],
+    /// The changes in their order.
+    pub changes: &'a [Change],
 }
 
 /// What stands on disk.
@@ -35,13 +42,15 @@ pub struct DiskFacts {
     pub layers: HashMap<LayerId, Facts>,
     /// Under `overlay-images/`.
     pub images: HashMap<ImageId, ImageFacts>,
+    /// Of the layers of which a plan wanted to know it: where they are mounted.
+    pub mounts: HashMap<LayerId, String>,
 }
 
 /// What stands in an image's data directory.
 #[derive(Debug, Default)]
 pub struct ImageFacts {
-    /// Whether there is one.
-    pub exists: bool,
+    /// The directory's identity, if there is one.
+    pub tree: Option<TreeId>,
     /// The digests of those of its files that the transaction would write.
     pub files: HashMap<String, Digest>,
 }
@@ -50,6 +59,8 @@ pub struct ImageFacts {
 pub enum Built {
     /// Ready to be journaled.
     Ready(Box<Ready>),
+    /// What stands on disk under these ids must be known: read it under the same locks, and plan again.
+    Look(BTreeSet<LayerId>, BTreeSet<ImageId>),
     /// These layers appeared since they were looked at: verify them, sync, plan again.
     Verify(BTreeSet<LayerId>),
     /// These layers were to be reused and are gone: fetch them, plan again.
@@ -57,27 +68,51 @@ pub enum Built {
 }
 
 /// A plan with the tables as they will be.
+#[derive(Default)]
 pub struct Ready {
     /// What goes into the journal.
     pub intent: Intent,
-    /// The new layers.json, if it changes.
+    /// layers.json with the new layers, if there are any.
     pub layers_json: Option<Vec<u8>>,
     /// The new images.json, if it changes.
     pub images_json: Option<Vec<u8>>,
+    /// layers.json without the layers that go, if any do.
+    pub remaining_json: Option<Vec<u8>>,
     /// Staged layers whose parents got another LINKID than assumed.
     pub rewrites: Vec<(LayerId, Ancestry)>,
+    /// The names that images get and lose.
+    pub renamed: Vec<Renamed>,
 }
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum PlanError {
     #[error("layer {id} is in the store with contents {seen}, the image wants {want}; run fsck on the store")]
     OtherDiff { id: LayerId, seen: String, want: Digest },
-    #[error("image {id} is in the store with top layer {seen}, the pulled one has {want}; remove the image there first")]
+    #[error("image {id} is in the store with top layer {seen}, the new one has {want}; remove the image there first")]
     OtherTop { id: ImageId, seen: String, want: String },
     #[error("layer {id} is needed by an image of the transaction but not part of it; this is a bug in cstor-rs")]
     Unplanned { id: LayerId },
+    #[error("image {id} is in use by {holder}; remove that first")]
+    ImageInUse { id: ImageId, holder: Holder },
+    #[error("layer {id} is in use by {holder}; remove that first")]
+    LayerInUse { id: LayerId, holder: Holder },
+    #[error("layer {id} is not known; `layers` lists those there are")]
+    UnknownLayer { id: LayerId },
+    #[error("image {id} has several names ({}); name one of them, or force its removal", names.join(", "))]
+    SeveralNames { id: ImageId, names: Vec<String> },
+    #[error("image {id} is not called {name}")]
+    NotNamed { id: ImageId, name: String },
+    #[error("image {id} has no big data {key:?}")]
+    NoData { id: ImageId, key: String },
+    #[error("big data {key:?} of image {id} is needed by every program that uses the image; remove the image instead")]
+    NeededData { id: ImageId, key: String },
+    #[error("the metadata for image {id} is not JSON, and podman could list no image any more")]
+    Metadata { id: ImageId, source: serde_json::Error },
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     #[error("a record of the transaction is not valid")]
     Record(#[from] ParseError),
     #[error(transparent)]
@@ -94,233 +129,242 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, PlanError> {
         Ok(placed) => placed,
         Err(again) => return Ok(again),
     };
-    let mut steps = Vec::new();
-    let mut puts = Vec::new();
-    let mut layers = None;
-    let mut images = inputs.images.clone();
-    steps.extend(chains.displace);
-    let mut exchanges = Vec::new();
-    let mut placements = Vec::new();
-    for wanted in inputs.wanted_images {
-        puts.push(image_put(inputs, wanted, &chains.links)?);
-        data_steps(inputs, wanted, &mut steps, &mut placements, &mut exchanges);
+    let tables = inputs.tables;
+    let mut images = tables.images.clone();
+    let changes = resolve(inputs, &mut images, &chains.links)?;
+    let mut look = (BTreeSet::new(), BTreeSet::new());
+    for change in &changes {
+        if matches!(change, ImageChange::Remove { .. } | ImageChange::Data { .. } | ImageChange::DropData { .. })
+            && !inputs.disk.images.contains_key(change.id())
+        {
+            look.1.insert(change.id().clone());
+        }
     }
-    steps.extend(chains.place);
-    steps.extend(placements);
-    put_images(&mut images, &puts)?;
+    let (layers_json, with_new) = match insert(&tables.layers, &chains)? {
+        Some(layers) => (Some(layers.encode()), Cow::Owned(layers)),
+        None => (None, Cow::Borrowed(&tables.layers)),
+    };
+    let removals = match removals(inputs, &changes, &with_new, &images)? {
+        Ok(removals) => removals,
+        Err(unseen) => {
+            look.0 = unseen;
+            Vec::new()
+        }
+    };
+    if !(look.0.is_empty() && look.1.is_empty()) {
+        return Ok(Built::Look(look.0, look.1));
+    }
+    let remaining_json = (!removals.is_empty()).then(|| {
+        let mut layers = with_new.into_owned();
+        removals.iter().for_each(|gone| drop(layers.remove(&gone.id)));
+        layers.encode()
+    });
+    let renamed = renamed(&tables.images, &images, &changes);
     let images_json = images.encode();
-    let images_json = (images_json != inputs.images.encode()).then_some(images_json);
-    if steps.is_empty() && exchanges.is_empty() && chains.inserts.is_empty() && images_json.is_none() {
+    let images_json = (images_json != tables.images.encode()).then_some(images_json);
+    let steps = steps(inputs, &chains, &changes, &removals, images_json.is_some());
+    if !steps.iter().any(|step| !matches!(step, Step::Sync(_))) {
         // Nothing to do: not even a barrier.
-        let intent = Intent { seq: inputs.seq, layers: vec![], images: vec![], steps: vec![] };
-        return Ok(Built::Ready(Box::new(Ready { intent, layers_json: None, images_json: None, rewrites: vec![] })));
+        return Ok(Built::Ready(Box::default()));
     }
+    let intent = Intent { seq: inputs.seq, layers: chains.inserts, images: changes, removals, steps };
+    Ok(Built::Ready(Box::new(Ready { intent, layers_json, images_json, remaining_json, rewrites: chains.rewrites, renamed })))
+}
+
+/// layers.json with the new layers, if there are any.
+fn insert(layers: &Layers, chains: &Chains) -> Result<Option<Layers>, PlanError> {
+    if chains.inserts.is_empty() {
+        return Ok(None);
+    }
+    let mut layers = layers.clone();
+    for put in &chains.inserts {
+        layers.remove(&put.id);
+        layers.insert(Layer::from_json(&put.record)?)?;
+    }
+    Ok(Some(layers))
+}
+
+/// What each change means, and the table as it will be.
+fn resolve(inputs: &Inputs<'_>, images: &mut Images, links: &HashMap<LayerId, LinkId>) -> Result<Vec<ImageChange>, PlanError> {
+    let mut list = Vec::new();
+    for change in inputs.changes {
+        let resolved = match change {
+            Change::RemoveLayer(_) => continue,
+            Change::Put(id) => match inputs.wanted_images.iter().find(|wanted| wanted.id == *id) {
+                Some(wanted) => Some(ImageChange::Put(image_put(images, wanted, links)?)),
+                None => None,
+            },
+            other => match resolve_light(images, other)? {
+                Some(light) => Some(light),
+                None => resolve_heavy(inputs.tables, inputs.disk, images, other)?,
+            },
+        };
+        let Some(resolved) = resolved else { continue };
+        if let ImageChange::Remove { id, .. } = &resolved
+            && inputs.wanted_images.iter().any(|wanted| wanted.id == *id)
+        {
+            return Err(PlanError::ImageInUse { id: id.clone(), holder: Holder::Transaction });
+        }
+        edit(images, std::slice::from_ref(&resolved), &AsPlanned)?;
+        list.push(resolved);
+    }
+    Ok(list)
+}
+
+/// The layers that go: those that were called by their ids, and of the images that go those that nothing else needs. `Err`:
+/// of these it must be known first what stands on disk.
+#[allow(clippy::type_complexity)]
+fn removals(
+    inputs: &Inputs<'_>,
+    changes: &[ImageChange],
+    layers: &Layers,
+    images: &Images,
+) -> Result<Result<Vec<LayerRemoval>, BTreeSet<LayerId>>, PlanError> {
+    let tables = inputs.tables;
+    let removed = changes.iter().filter_map(|change| match change {
+        ImageChange::Remove { id, .. } => tables.images.get(id),
+        _ => None,
+    });
+    let mut candidates = chains_of(&tables.layers, removed);
+    let mut explicit = HashSet::new();
+    for change in inputs.changes {
+        if let Change::RemoveLayer(id) = change {
+            if layers.get(id).is_none() {
+                return Err(PlanError::UnknownLayer { id: id.clone() });
+            }
+            explicit.insert(id);
+            candidates.push(id.clone());
+        }
+    }
+    if candidates.is_empty() {
+        return Ok(Ok(Vec::new()));
+    }
+    let needs = Needs::of(layers, images, tables, &inputs.disk.mounts).wanting(inputs.wanted_layers.iter().map(|wanted| &wanted.id));
+    let (gone, kept) = needs.sift(layers, &candidates);
+    for (id, holder) in kept {
+        // What an image leaves behind because others need it stays; what is mounted would go if nobody looked.
+        if explicit.contains(&id) || matches!(holder, Holder::Mount { .. }) {
+            return Err(PlanError::LayerInUse { id, holder });
+        }
+    }
+    let unseen: BTreeSet<LayerId> = gone.iter().filter(|id| !inputs.disk.layers.contains_key(*id)).cloned().collect();
+    if !unseen.is_empty() {
+        return Ok(Err(unseen));
+    }
+    let link = |id: &LayerId| inputs.disk.layers.get(id).and_then(|facts| facts.link.clone());
+    Ok(Ok(gone.into_iter().map(|id| LayerRemoval { link: link(&id), id }).collect()))
+}
+
+/// All steps in their order: barriers C to E2.
+fn steps(inputs: &Inputs<'_>, chains: &Chains, changes: &[ImageChange], removals: &[LayerRemoval], images_change: bool) -> Vec<Step> {
+    let mut data = DataSteps::default();
+    changes.iter().for_each(|change| data.of(inputs, change));
+    let mut steps = chains.displace.clone();
+    steps.append(&mut data.displace);
+    steps.extend(chains.place.iter().cloned());
+    steps.append(&mut data.place);
+    let with_barrier = |steps: &mut Vec<Step>, mut more: Vec<Step>| {
+        if !more.is_empty() {
+            let barrier = Step::barrier(&more);
+            steps.append(&mut more);
+            steps.push(barrier);
+        }
+    };
     if !steps.is_empty() {
         steps.push(Step::barrier(&steps));
     }
     if !chains.inserts.is_empty() {
-        let mut table = inputs.layers.clone();
-        for put in &chains.inserts {
-            table.remove(&put.id);
-            table.insert(Layer::from_json(&put.record)?)?;
-        }
-        layers = Some(table.encode());
-        steps.push(Step::Switch(Table::Layers));
-        steps.push(Step::barrier(&[Step::Switch(Table::Layers)]));
+        with_barrier(&mut steps, vec![Step::Switch(Table::Layers)]);
     }
-    if images_json.is_some() {
-        steps.push(Step::Switch(Table::Images));
-        steps.push(Step::barrier(&[Step::Switch(Table::Images)]));
+    if images_change {
+        with_barrier(&mut steps, vec![Step::Switch(Table::Images)]);
     }
     // The record or the documents of an image may be somebody else's, who syncs no directory.
-    let there = inputs.wanted_images.iter().filter(|wanted| inputs.images.get(&wanted.id).is_some());
+    let there = inputs.wanted_images.iter().filter(|wanted| inputs.tables.images.get(&wanted.id).is_some());
     let places: Vec<Place> = there.map(|wanted| Place::Image(wanted.id.clone())).collect();
     if !places.is_empty() {
         steps.push(Step::Sync(places.into_iter().chain([Place::Images]).collect()));
     }
-    if !exchanges.is_empty() {
-        let barrier = Step::barrier(&exchanges);
-        steps.extend(exchanges);
-        steps.push(barrier);
+    with_barrier(&mut steps, data.exchange);
+    if !removals.is_empty() {
+        with_barrier(&mut steps, vec![Step::Switch(Table::RemainingLayers)]);
     }
-    let intent = Intent { seq: inputs.seq, layers: chains.inserts, images: puts, steps };
-    Ok(Built::Ready(Box::new(Ready { intent, layers_json: layers, images_json, rewrites: chains.rewrites })))
+    let mut dead = data.bury;
+    dead.extend(removals.iter().map(|gone| Step::BuryLayer { id: gone.id.clone(), link: gone.link.clone() }));
+    with_barrier(&mut steps, dead);
+    steps
 }
 
-/// What becomes of the layers.
-#[derive(Default)]
-struct Chains {
-    links: HashMap<LayerId, LinkId>,
-    inserts: Vec<LayerPut>,
-    displace: Vec<Step>,
-    place: Vec<Step>,
-    rewrites: Vec<(LayerId, Ancestry)>,
-}
-
-fn place_layers(inputs: &Inputs<'_>) -> Result<Result<Chains, Built>, PlanError> {
-    let none = Facts::default();
-    let mut chains = Chains::default();
-    let mut ancestries: HashMap<LayerId, Ancestry> = HashMap::new();
-    let (mut verify, mut need) = (BTreeSet::new(), BTreeSet::new());
-    for wanted in inputs.wanted_layers {
-        let id = &wanted.id;
-        let facts = inputs.disk.layers.get(id).unwrap_or(&none);
-        let record = inputs.layers.get(id);
-        if let Some(seen) = record.and_then(|r| r.diff_digest())
-            && seen.known() != Some(&wanted.diff_id)
-        {
-            return Err(PlanError::OtherDiff { id: id.clone(), seen: seen.to_string(), want: wanted.diff_id.clone() });
-        }
-        let live = record.is_some_and(|r| !r.incomplete());
-        let ancestry = match &wanted.parent {
-            None => Ancestry::default(),
-            Some(parent) => match (ancestries.get(parent), chains.links.get(parent)) {
-                (Some(above), Some(link)) => above.child_of(parent.clone(), link.clone()),
-                _ if verify.is_empty() && need.is_empty() => return Err(PlanError::Unplanned { id: parent.clone() }),
-                _ => Ancestry::default(),
-            },
-        };
-        let link = match &wanted.source {
-            Source::Staged { .. } if live => {
-                verify.insert(id.clone());
-                continue;
-            }
-            Source::Staged { link, record, assumed, .. } => {
-                if facts.exists {
-                    chains.displace.push(Step::Displace { id: id.clone(), link: facts.link.clone() });
-                }
-                if *assumed != ancestry {
-                    chains.rewrites.push((id.clone(), ancestry.clone()));
-                }
-                chains.inserts.push(LayerPut { id: id.clone(), link: link.clone(), record: record.clone() });
-                chains.place.push(Step::PlaceLayer { id: id.clone(), link: link.clone() });
-                chains.place.push(Step::Link { id: id.clone(), link: link.clone() });
-                chains.place.push(Step::PlaceSplit { id: id.clone() });
-                link
-            }
-            Source::Reused { link, .. } if !live || facts.link.as_ref() != Some(link) => {
-                if live {
-                    verify.insert(id.clone())
-                } else {
-                    need.insert(id.clone())
-                };
-                continue;
-            }
-            // Of a damaged layer `link` may be unreadable; another LINKID is another layer.
-            Source::Heal { link, .. } if !live || facts.link.as_ref().is_some_and(|seen| seen != link) => {
-                if live {
-                    verify.insert(id.clone())
-                } else {
-                    need.insert(id.clone())
-                };
-                continue;
-            }
-            Source::Reused { link, sealing } => {
-                if *sealing {
-                    chains.place.push(Step::Seal { id: id.clone(), link: link.clone() });
-                }
-                link
-            }
-            Source::Heal { link, tree, assumed } => {
-                if *assumed != ancestry {
-                    chains.rewrites.push((id.clone(), ancestry.clone()));
-                }
-                if facts.exists {
-                    chains.place.push(Step::Heal { id: id.clone(), link: link.clone(), tree: *tree });
-                } else {
-                    // A power cut may take the whole directory of a layer whose record is on the medium.
-                    chains.place.push(Step::Restore { id: id.clone(), link: link.clone() });
-                }
-                if !facts.linked {
-                    chains.place.push(Step::Link { id: id.clone(), link: link.clone() });
-                }
-                link
-            }
-        };
-        chains.links.insert(id.clone(), link.clone());
-        ancestries.insert(id.clone(), ancestry);
-    }
-    Ok(if !need.is_empty() {
-        Err(Built::Need(need))
-    } else if !verify.is_empty() {
-        Err(Built::Verify(verify))
-    } else {
-        Ok(chains)
-    })
-}
-
-fn image_put(inputs: &Inputs<'_>, wanted: &WantedImage, links: &HashMap<LayerId, LinkId>) -> Result<ImagePut, PlanError> {
+fn image_put(images: &Images, wanted: &WantedImage, links: &HashMap<LayerId, LinkId>) -> Result<ImagePut, PlanError> {
     let image = Image::from_json(&wanted.record)?;
-    if let Some(there) = inputs.images.get(&wanted.id)
+    if let Some(there) = images.get(&wanted.id)
         && there.layer_text() != image.layer_text()
     {
         let (seen, want) = (there.layer_text().to_owned(), image.layer_text().to_owned());
         return Err(PlanError::OtherTop { id: wanted.id.clone(), seen, want });
     }
-    let names =
-        image.names().iter().map(|name| NameClaim { from: inputs.images.by_name(name).and_then(|i| i.id().cloned()), name: name.clone() });
     let mut chain = Vec::with_capacity(wanted.chain.len());
     for id in &wanted.chain {
         let link = links.get(id).ok_or_else(|| PlanError::Unplanned { id: id.clone() })?;
         chain.push((id.clone(), link.clone()));
     }
-    Ok(ImagePut { id: wanted.id.clone(), record: wanted.record.clone(), names: names.collect(), chain, data: wanted.data.clone() })
+    let names = claims(images, image.names());
+    Ok(ImagePut { id: wanted.id.clone(), record: wanted.record.clone(), names, chain, data: wanted.data.clone() })
 }
 
-fn data_steps(inputs: &Inputs<'_>, wanted: &WantedImage, displace: &mut Vec<Step>, place: &mut Vec<Step>, exchange: &mut Vec<Step>) {
-    let none = ImageFacts::default();
-    let facts = inputs.disk.images.get(&wanted.id).unwrap_or(&none);
-    let id = || wanted.id.clone();
-    if inputs.images.get(&wanted.id).is_none() || !facts.exists {
-        if facts.exists {
-            displace.push(Step::DisplaceImage { id: id() });
+/// The steps for the documents of images.
+#[derive(Default)]
+struct DataSteps {
+    displace: Vec<Step>,
+    place: Vec<Step>,
+    exchange: Vec<Step>,
+    bury: Vec<Step>,
+    /// Images whose whole staged directory is placed.
+    whole: HashSet<ImageId>,
+}
+
+impl DataSteps {
+    fn of(&mut self, inputs: &Inputs<'_>, change: &ImageChange) {
+        let none = ImageFacts::default();
+        let facts = inputs.disk.images.get(change.id()).unwrap_or(&none);
+        let id = || change.id().clone();
+        match change {
+            ImageChange::Names { .. } | ImageChange::Metadata { .. } => {}
+            ImageChange::Put(put) => {
+                if inputs.tables.images.get(&put.id).is_none() || facts.tree.is_none() {
+                    if facts.tree.is_some() {
+                        self.displace.push(Step::DisplaceImage { id: id() });
+                    }
+                    self.place.push(Step::PlaceImage { id: id() });
+                    self.whole.insert(id());
+                    return;
+                }
+                put.data.iter().for_each(|item| self.item(change.id(), item, facts));
+            }
+            ImageChange::Data { items, .. } => items.iter().for_each(|put| self.item(change.id(), &put.item, facts)),
+            ImageChange::DropData { key, .. } => {
+                if let Ok(file) = crate::metadata::big_data_file(key) {
+                    self.bury.push(Step::BuryData { image: id(), file });
+                }
+            }
+            ImageChange::Remove { .. } => self.bury.push(Step::BuryImage { id: id() }),
         }
-        place.push(Step::PlaceImage { id: id() });
-        return;
     }
-    for StagedData { key, file, digest, .. } in &wanted.data {
+
+    fn item(&mut self, image: &ImageId, StagedData { key, file, digest, .. }: &StagedData, facts: &ImageFacts) {
+        if self.whole.contains(image) {
+            return;
+        }
         match facts.files.get(file) {
             Some(seen) if seen == digest => {}
-            Some(old) => {
-                exchange.push(Step::ExchangeData {
-                    image: id(),
-                    key: key.clone(),
-                    file: file.clone(),
-                    old: old.clone(),
-                    new: digest.clone(),
-                });
-            }
-            None => place.push(Step::PlaceData { image: id(), file: file.clone() }),
+            Some(old) => self.exchange.push(Step::ExchangeData {
+                image: image.clone(),
+                key: key.clone(),
+                file: file.clone(),
+                old: old.clone(),
+                new: digest.clone(),
+            }),
+            None => self.place.push(Step::PlaceData { image: image.clone(), file: file.clone() }),
         }
     }
-}
-
-/// Puts images into a table: inserted, or united with the record of the same id. By a commit over the table it was
-/// planned on, by recovery over whatever the table is by then; a name is taken only from where the plan saw it.
-///
-/// # Errors
-///
-/// A record that does not parse.
-pub fn put_images(images: &mut Images, puts: &[ImagePut]) -> Result<(), PlanError> {
-    for put in puts {
-        let record = Image::from_json(&put.record)?;
-        let names: Vec<String> = put
-            .names
-            .iter()
-            .filter(|claim| {
-                let holder = images.by_name(&claim.name).and_then(|i| i.id().cloned());
-                holder == claim.from || holder.as_ref() == Some(&put.id)
-            })
-            .map(|claim| claim.name.clone())
-            .collect();
-        match images.get(&put.id) {
-            // Somebody made another image of this id since: it stays as it is.
-            Some(there) if there.layer_text() != record.layer_text() => continue,
-            _ => images.unite(&record.nameless()?)?,
-        }
-        if !names.is_empty() {
-            images.add_names(&put.id, &names)?;
-        }
-    }
-    Ok(())
 }

@@ -4,7 +4,79 @@ use serde::{Deserialize, Serialize};
 
 use super::Step;
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
+use crate::metadata::ImageRef;
 use crate::overlay::{Ancestry, TreeId};
+
+/// One thing that a caller wants changed. Recorded as it is said; what it means is decided under the locks, each change
+/// seeing what those before it have done.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// An image, staged as a [`WantedImage`], is inserted or united with what is there.
+    Put(ImageId),
+    /// An image gets more names; whoever had them loses them.
+    Tag {
+        /// The image.
+        image: ImageRef,
+        /// The names, normalised.
+        names: Vec<String>,
+    },
+    /// An image loses names.
+    Untag {
+        /// The image.
+        image: ImageRef,
+        /// The names, normalised; none means all it has.
+        names: Vec<String>,
+    },
+    /// An image has these names from now on, and no others.
+    SetNames {
+        /// The image.
+        image: ImageRef,
+        /// The names, normalised.
+        names: Vec<String>,
+    },
+    /// Items of big data, staged, are added or replaced.
+    SetData {
+        /// The image.
+        image: ImageId,
+        /// The items.
+        items: Vec<StagedData>,
+    },
+    /// An item of big data is removed.
+    DropData {
+        /// The image.
+        image: ImageId,
+        /// Its key.
+        key: String,
+    },
+    /// The metadata is replaced.
+    SetMetadata {
+        /// The image.
+        image: ImageRef,
+        /// JSON text, or nothing.
+        text: String,
+    },
+    /// An image is removed, with the layers that nothing else needs.
+    RemoveImage {
+        /// The image.
+        image: ImageRef,
+        /// What becomes of an image with several names.
+        names: SeveralNames,
+    },
+    /// A layer is removed that nothing needs.
+    RemoveLayer(LayerId),
+}
+
+/// What `remove_image` does with an image that has several names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SeveralNames {
+    /// As `podman rmi`: called by one of its names, it only loses that name; called by its id, it is refused.
+    #[default]
+    Keep,
+    /// As `podman rmi --force`: called by one of its names, it only loses that name; called by its id, it is removed.
+    Untag,
+    /// It is removed, however it is called.
+    Remove,
+}
 
 /// A layer that an image of the transaction needs.
 #[derive(Debug, Clone)]
@@ -78,14 +150,16 @@ pub struct StagedData {
 }
 
 /// What the intent record holds: all that recovery needs, should this process die now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Intent {
     /// 1 + the highest of the segments there were: dead transactions are recovered in this order.
     pub seq: u64,
     /// Layers that get a new record.
     pub layers: Vec<LayerPut>,
-    /// Images that get a record, or whose record is united with a new one.
-    pub images: Vec<ImagePut>,
+    /// Changes of images.json, in this order.
+    pub images: Vec<ImageChange>,
+    /// Layers whose record goes, children before parents.
+    pub removals: Vec<LayerRemoval>,
     /// What to do, in this order.
     pub steps: Vec<Step>,
 }
@@ -99,6 +173,74 @@ pub struct LayerPut {
     pub link: LinkId,
     /// The record, as JSON: bincode is not self-describing.
     pub record: String,
+}
+
+/// A layer that goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRemoval {
+    /// Its id.
+    pub id: LayerId,
+    /// Its LINKID, where `link` was readable. With another one it is another layer, and stays.
+    pub link: Option<LinkId>,
+}
+
+/// A change of images.json with everything it was based on, so that recovery can tell whether that still holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImageChange {
+    /// An image is inserted, or united with the record of its id.
+    Put(ImagePut),
+    /// An image gets names in front of those it has, and loses others.
+    Names {
+        /// The image.
+        id: ImageId,
+        /// The names it gets, and the image each is taken from.
+        take: Vec<NameClaim>,
+        /// The names it loses.
+        drop: Vec<String>,
+    },
+    /// Items of big data are recorded.
+    Data {
+        /// The image.
+        id: ImageId,
+        /// The items.
+        items: Vec<DataPut>,
+    },
+    /// An item of big data is recorded no more.
+    DropData {
+        /// The image.
+        id: ImageId,
+        /// Its key.
+        key: String,
+        /// The digest the record had for it.
+        seen: Option<String>,
+    },
+    /// The metadata is replaced.
+    Metadata {
+        /// The image.
+        id: ImageId,
+        /// What it was.
+        seen: String,
+        /// What it will be.
+        text: String,
+    },
+    /// An image is removed.
+    Remove {
+        /// The image.
+        id: ImageId,
+        /// Its names. With another one it stays, and loses only these.
+        names: Vec<String>,
+        /// The identity of its data directory, if it had one. With another one somebody made it anew, and it stays.
+        tree: Option<TreeId>,
+    },
+}
+
+/// An item of big data to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataPut {
+    /// The item.
+    pub item: StagedData,
+    /// The digest the record had for its key.
+    pub seen: Option<String>,
 }
 
 /// An image to insert or unite.
@@ -130,5 +272,45 @@ impl Intent {
     /// `None`: a plan without one is forward once the intent is durable.
     pub fn pivot(&self) -> Option<usize> {
         self.steps.iter().position(|step| matches!(step, Step::Switch(_)))
+    }
+
+    /// The images that are inserted or united.
+    pub fn puts(&self) -> impl Iterator<Item = &ImagePut> {
+        self.images.iter().filter_map(|change| match change {
+            ImageChange::Put(put) => Some(put),
+            _ => None,
+        })
+    }
+}
+
+impl ImageChange {
+    /// The image that is changed.
+    pub fn id(&self) -> &ImageId {
+        match self {
+            Self::Put(put) => &put.id,
+            Self::Names { id, .. }
+            | Self::Data { id, .. }
+            | Self::DropData { id, .. }
+            | Self::Metadata { id, .. }
+            | Self::Remove { id, .. } => id,
+        }
+    }
+
+    /// The names it takes.
+    pub fn claims(&self) -> &[NameClaim] {
+        match self {
+            Self::Put(put) => &put.names,
+            Self::Names { take, .. } => take,
+            _ => &[],
+        }
+    }
+
+    /// The items of big data that its image's record names from then on.
+    pub fn data(&self) -> Vec<&StagedData> {
+        match self {
+            Self::Put(put) => put.data.iter().collect(),
+            Self::Data { items, .. } => items.iter().map(|put| &put.item).collect(),
+            _ => vec![],
+        }
     }
 }

@@ -1,12 +1,29 @@
 //! Pure: no I/O. The bytes of an intent: bincode 2, pinned, standard configuration with a limit; used nowhere else.
 
-use super::Intent;
+use serde::Deserialize;
+
+use super::{ImageChange, ImagePut, Intent, LayerPut, Step};
 
 /// The largest intent that is decoded, in bytes.
 pub const LIMIT: usize = 256 << 20;
 
 /// The version of the payload, its first byte.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The payload of version 1, which only added images.
+#[derive(Deserialize)]
+struct First {
+    seq: u64,
+    layers: Vec<LayerPut>,
+    images: Vec<ImagePut>,
+    steps: Vec<Step>,
+}
+
+impl From<First> for Intent {
+    fn from(First { seq, layers, images, steps }: First) -> Self {
+        Self { seq, layers, images: images.into_iter().map(ImageChange::Put).collect(), removals: vec![], steps }
+    }
+}
 
 /// An intent that cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +59,18 @@ pub fn encode(intent: &Intent) -> Result<Vec<u8>, CodecError> {
 /// For any other version, and for bytes that are not exactly one intent.
 pub fn decode(bytes: &[u8]) -> Result<Intent, CodecError> {
     let (version, rest) = bytes.split_first().ok_or(CodecError::Empty)?;
-    if *version != VERSION {
-        return Err(CodecError::Version { seen: *version });
+    match *version {
+        VERSION => whole(rest),
+        1 => whole::<First>(rest).map(Into::into),
+        seen => Err(CodecError::Version { seen }),
     }
+}
+
+fn whole<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let config = bincode::config::standard().with_limit::<LIMIT>();
-    let (intent, used) = bincode::serde::decode_from_slice(rest, config).map_err(CodecError::Decode)?;
-    match rest.len() - used {
-        0 => Ok(intent),
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config).map_err(CodecError::Decode)?;
+    match bytes.len() - used {
+        0 => Ok(value),
         rest => Err(CodecError::Trailing { rest }),
     }
 }
@@ -65,6 +87,7 @@ mod tests {
             seq: 7,
             layers: vec![super::super::LayerPut { id: id.clone(), link: link.clone(), record: "{}".into() }],
             images: vec![],
+            removals: vec![],
             steps: vec![Step::PlaceLayer { id, link }, Step::Sync(vec![Place::Overlay]), Step::Switch(Table::Layers)],
         }
     }
@@ -88,9 +111,11 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn garbage_is_an_error_and_never_a_panic(bytes: Vec<u8>) {
-            let mut payload = vec![1];
-            payload.extend(bytes);
-            drop(decode(&payload));
+            for version in [1, 2] {
+                let mut payload = vec![version];
+                payload.extend(&bytes);
+                drop(decode(&payload));
+            }
         }
     }
 }

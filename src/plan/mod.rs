@@ -6,15 +6,26 @@
 
 mod act;
 mod build;
+mod bury;
 mod change;
 mod codec;
+mod edit;
 mod heal;
+mod holder;
+mod layers;
+mod names;
 mod run;
 mod step;
 
 pub use act::seal_stage;
-pub use build::{Built, DiskFacts, ImageFacts, Inputs, PlanError, Ready, build, put_images};
-pub use change::{ImagePut, Intent, LayerPut, NameClaim, Source, StagedData, WantedImage, WantedLayer};
+pub use build::{Built, DiskFacts, ImageFacts, Inputs, PlanError, Ready, build};
+pub use change::{
+    Change, DataPut, ImageChange, ImagePut, Intent, LayerPut, LayerRemoval, NameClaim, SeveralNames, Source, StagedData, WantedImage,
+    WantedLayer,
+};
 pub use codec::{CodecError, decode, encode};
+pub use edit::{Around, AsPlanned, edit, resolve_light};
+pub use holder::Holder;
+pub use names::{Renamed, renamed};
 pub use run::{StepError, World};
 pub use step::{Place, Step, Table};

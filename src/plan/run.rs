@@ -3,12 +3,14 @@
 use rustix::io::Errno;
 
 use crate::fsio::{self, Dir, optional};
-use crate::ids::{ImageId, LayerId, TxnId};
-use crate::layout::{Layout, Route, Tables, TablesError, marker_name, scratch_name, side_stage_name};
+use crate::ids::{ImageId, LayerId, LinkId, TxnId};
+use crate::layout::{Layout, Route, Tables, TablesError, mounted, scratch_name, side_stage_name};
 use crate::lock::{LockError, StoreWriteGuard};
 use crate::metadata::{self, Images, Layers, MAX_TABLE_BYTES};
+use crate::overlay::{TreeId, read_link_id};
 
-use super::build::put_images;
+use super::edit::{Around, edit};
+use super::holder::{Needs, user_of_image};
 use super::{Intent, Place, Step, Table};
 
 /// Why a step failed.
@@ -240,40 +242,110 @@ impl<'a> World<'a> {
     /// Renames a prepared table into its place. A missing marker means: done for ever, whatever the table says now.
     pub(super) fn switch(&mut self, table: Table) -> Result<(), StepError> {
         let layout = self.layout;
-        let (dir, marker) = match table {
-            Table::Layers => (&layout.layers, marker_name(table.file(), self.txn)),
-            Table::Images => (&layout.images, marker_name(table.file(), self.txn)),
-        };
+        let (dir, marker) = (table.dir(layout), table.marker(self.txn));
         if dir.meta(&marker)?.is_none() {
             return Ok(());
         }
-        if !self.fresh && table == Table::Images {
-            self.refresh_marker(dir, &marker)?;
+        if !self.fresh {
+            match table {
+                // Layers are inserted before the pivot only, so never again.
+                Table::Layers => {}
+                Table::Images => self.refresh(table, |world| world.changed_images())?,
+                Table::RemainingLayers => self.refresh(table, |world| world.remaining_layers())?,
+            }
         }
         // The token first: killed between the two, readers would otherwise trust their stale cache for ever.
         match table {
-            Table::Layers => self.locks.touch_layers()?,
+            Table::Layers | Table::RemainingLayers => self.locks.touch_layers()?,
             Table::Images => self.locks.touch_images()?,
         }
         dir.rename(&marker, dir, table.file())?;
         match table {
-            Table::Layers => self.layers = None,
+            Table::Layers | Table::RemainingLayers => self.layers = None,
             Table::Images => self.images = None,
         }
         Ok(())
     }
 
-    /// Works the image changes out again over the table as it is now; only the bytes decide if the marker is good.
-    fn refresh_marker(&mut self, dir: &Dir, marker: &str) -> Result<(), StepError> {
-        let mut images = self.layout.load_images()?;
-        put_images(&mut images, &self.intent.images)?;
-        let want = images.encode();
-        if dir.read(marker, MAX_TABLE_BYTES)? == want {
+    /// Works a change out again over the tables as they are now; only the bytes decide if the marker is good.
+    fn refresh(&mut self, table: Table, work: impl Fn(&Self) -> Result<Vec<u8>, StepError>) -> Result<(), StepError> {
+        let (dir, marker) = (table.dir(self.layout), table.marker(self.txn));
+        let want = work(self)?;
+        if dir.read(&marker, MAX_TABLE_BYTES)? == want {
             return Ok(());
         }
-        let scratch = scratch_name(Table::Images.file(), self.txn);
-        dir.replace(&scratch, marker, &want, 0o600)?;
+        dir.replace(scratch_name(table.file(), self.txn), &marker, &want, 0o600)?;
         Ok(())
+    }
+
+    fn changed_images(&self) -> Result<Vec<u8>, StepError> {
+        let tables = Tables::load(self.layout)?;
+        let mut images = tables.images.clone();
+        edit(&mut images, &self.intent.images, &Seen { world: self, tables: &tables })?;
+        Ok(images.encode())
+    }
+
+    /// Without those layers that are still the ones the plan saw, and that still nothing needs.
+    fn remaining_layers(&self) -> Result<Vec<u8>, StepError> {
+        let tables = Tables::load(self.layout)?;
+        let mut same = Vec::new();
+        for gone in &self.intent.removals {
+            let seen = match self.layer_dir(&gone.id)? {
+                Some(dir) => read_link_id(&dir)?,
+                None => None,
+            };
+            if tables.layers.get(&gone.id).is_some() && (seen.is_none() || seen == gone.link) {
+                same.push(gone.id.clone());
+            }
+        }
+        let links = self.intent.removals.iter().filter_map(|gone| Some((gone.id.clone(), gone.link.clone()?)));
+        let mounts = mounted(self.layout, &same, &links.collect::<Vec<(LayerId, LinkId)>>())?;
+        let (gone, kept) = Needs::of(&tables.layers, &tables.images, &tables, &mounts).sift(&tables.layers, &same);
+        for (id, holder) in kept {
+            tracing::info!(layer = %id, %holder, "stays: it is needed again");
+        }
+        let mut layers = tables.layers.clone();
+        for id in &gone {
+            layers.remove(id);
+        }
+        Ok(layers.encode())
+    }
+
+    pub(super) fn ensure_layer_side(&mut self) -> fsio::Result<Dir> {
+        ensure_side(&mut self.layer_side, &self.layout.layers, self.txn)
+    }
+
+    pub(super) fn ensure_image_side(&mut self) -> fsio::Result<Dir> {
+        ensure_side(&mut self.image_side, &self.layout.images, self.txn)
+    }
+}
+
+/// The transaction's directory beside a table; another program may have removed it.
+fn ensure_side(side: &mut Option<Dir>, table: &Dir, txn: &TxnId) -> fsio::Result<Dir> {
+    match side {
+        Some(dir) => Ok(dir.clone()),
+        None => Ok(side.insert(table.ensure_dir(side_stage_name(txn), 0o700)?).clone()),
+    }
+}
+
+/// The world outside images.json as recovery finds it.
+struct Seen<'a, 'w> {
+    world: &'a World<'w>,
+    tables: &'a Tables,
+}
+
+impl Around for Seen<'_, '_> {
+    fn is_used(&self, id: &ImageId) -> bool {
+        user_of_image(self.tables, id).is_some()
+    }
+
+    fn is_tree(&self, id: &ImageId, tree: Option<&TreeId>) -> bool {
+        let images = &self.world.layout.images;
+        match optional(images.dir(id.as_str())).and_then(|dir| dir.map(|dir| TreeId::of(&dir)).transpose()) {
+            // What cannot be looked at is not ours to judge.
+            Err(_) => false,
+            Ok(seen) => seen.as_ref() == tree,
+        }
     }
 }
 

@@ -9,11 +9,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::act::{displace, displace_image, exchange_data, make_link, own_layer, place, place_split, seal};
+use super::bury::{bury_data, bury_image, bury_layer};
 use super::heal::{finish_healing, finish_restoring, heal, restore};
 use super::run::{StepError, World};
+use crate::fsio::Dir;
 use crate::fsio::optional;
+use crate::ids::TxnId;
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
-use crate::layout::{IMAGES_JSON, LAYERS_JSON, split_name};
+use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, marker_name, second_marker_name, split_name};
 use crate::overlay::{TreeId, link_target, read_link_id};
 
 /// A directory to fsync.
@@ -59,15 +62,45 @@ pub enum Table {
     Layers,
     /// images.json
     Images,
+    /// layers.json once more, without the layers that go.
+    RemainingLayers,
 }
 
 impl Table {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Layers, Self::Images, Self::RemainingLayers];
+
     /// The file's name.
     pub fn file(self) -> &'static str {
         match self {
-            Self::Layers => LAYERS_JSON,
+            Self::Layers | Self::RemainingLayers => LAYERS_JSON,
             Self::Images => IMAGES_JSON,
         }
+    }
+
+    /// The name under which it waits for its rename.
+    pub fn marker(self, txn: &TxnId) -> String {
+        match self {
+            Self::Layers | Self::Images => marker_name(self.file(), txn),
+            Self::RemainingLayers => second_marker_name(self.file(), txn),
+        }
+    }
+
+    /// The directory it lies in.
+    pub fn dir(self, layout: &Layout) -> &Dir {
+        match self {
+            Self::Layers | Self::RemainingLayers => &layout.layers,
+            Self::Images => &layout.images,
+        }
+    }
+
+    /// Whether the prepared table still waits: its rename has not happened.
+    ///
+    /// # Errors
+    ///
+    /// That of statx(2).
+    pub fn waits(self, layout: &Layout, txn: &TxnId) -> crate::fsio::Result<bool> {
+        Ok(self.dir(layout).meta(self.marker(txn))?.is_some())
     }
 }
 
@@ -157,6 +190,25 @@ pub enum Step {
         /// The LINKID of the new directory.
         link: LinkId,
     },
+    /// Moves what is left of a layer without a record out of the way: its `l/` entry, its directory, tar-split and big data.
+    BuryLayer {
+        /// The layer's id.
+        id: LayerId,
+        /// The LINKID it had, if `link` was readable.
+        link: Option<LinkId>,
+    },
+    /// Moves the data directory of an image without a record out of the way.
+    BuryImage {
+        /// The image's id.
+        id: ImageId,
+    },
+    /// Removes an item of big data that no record names.
+    BuryData {
+        /// The image's id.
+        image: ImageId,
+        /// The file's name.
+        file: String,
+    },
 }
 
 impl Step {
@@ -176,7 +228,10 @@ impl Step {
             Self::PlaceData { image, .. } | Self::ExchangeData { image, .. } => {
                 vec![Place::Image(image.clone()), Place::StagedImage(image.clone())]
             }
-            Self::Switch(Table::Layers) => vec![Place::Layers],
+            Self::Switch(Table::Layers | Table::RemainingLayers) => vec![Place::Layers],
+            Self::BuryLayer { .. } => vec![Place::Overlay, Place::Links, Place::Layers, Place::LayerSide, Place::Trash],
+            Self::BuryImage { .. } => vec![Place::Images, Place::ImageSide],
+            Self::BuryData { image, .. } => vec![Place::Image(image.clone())],
             Self::Switch(Table::Images) => vec![Place::Images],
             Self::Sync(_) => vec![],
         }
@@ -242,6 +297,9 @@ impl Step {
             Self::Sync(places) => places.iter().try_for_each(|place| Ok(w.sync(place)?)),
             Self::Switch(table) => w.switch(*table),
             Self::ExchangeData { image, key, file, old, new } => exchange_data(w, image, key, file, old, new),
+            Self::BuryLayer { id, link } => bury_layer(w, id, link.as_ref()),
+            Self::BuryImage { id } => bury_image(w, id),
+            Self::BuryData { image, file } => bury_data(w, image, file),
         }
     }
 
@@ -254,7 +312,8 @@ impl Step {
         match self {
             // What was displaced was dead; a switch is never taken back; seals and syncs are true whatever comes.
             Self::Displace { .. } | Self::DisplaceImage { .. } | Self::Sync(_) | Self::Switch(_) | Self::Seal { .. } => Ok(()),
-            Self::ExchangeData { .. } => Ok(()),
+            // Behind the pivot.
+            Self::ExchangeData { .. } | Self::BuryLayer { .. } | Self::BuryImage { .. } | Self::BuryData { .. } => Ok(()),
             Self::PlaceLayer { id, link } => {
                 if w.has_layer(id)? {
                     return Ok(());

@@ -6,7 +6,7 @@ use crate::ids::{Digest, ImageId, LayerId};
 use crate::layout::Layout;
 use crate::metadata::{Images, big_data_file};
 use crate::overlay::Ancestry;
-use crate::plan::{ImagePut, NameClaim, PlanError, put_images};
+use crate::plan::{AsPlanned, ImageChange, ImagePut, NameClaim, PlanError, edit};
 use crate::read::Snapshot;
 use crate::txn::{ImageSpec, Inspection, TxnError, inspect};
 
@@ -67,15 +67,21 @@ fn records_there(images: &Images, found: &[Found]) -> Result<bool, PullError> {
         wanted.unite(&one.spec.record()?).map_err(TxnError::from)?;
     }
     let claim = |name: &String| NameClaim { from: images.by_name(name).and_then(|holder| holder.id().cloned()), name: name.clone() };
-    let puts: Vec<ImagePut> = wanted
+    let puts: Vec<ImageChange> = wanted
         .iter()
         .filter_map(|image| {
             let names = image.names().iter().map(claim).collect();
-            Some(ImagePut { id: image.id()?.clone(), record: image.json().to_owned(), names, chain: vec![], data: vec![] })
+            Some(ImageChange::Put(ImagePut {
+                id: image.id()?.clone(),
+                record: image.json().to_owned(),
+                names,
+                chain: vec![],
+                data: vec![],
+            }))
         })
         .collect();
     let mut after = images.clone();
-    match put_images(&mut after, &puts) {
+    match edit(&mut after, &puts, &AsPlanned) {
         Ok(()) => Ok(after.encode() == images.encode()),
         // A record that cannot be edited is for the transaction to judge.
         Err(PlanError::Edit(_)) => Ok(false),

@@ -20,6 +20,8 @@ pub struct Signs {
     pub layers_marker: bool,
     /// Whether the prepared images.json still waits.
     pub images_marker: bool,
+    /// Whether the prepared layers.json without the layers that go still waits.
+    pub remaining_marker: bool,
     /// Whether every layer of every image is in layers.json, complete, with the LINKID of the intent.
     pub chains_complete: bool,
     /// Whether the staged data of every image is in staging or in its place.
@@ -31,6 +33,7 @@ pub fn decide(intent: &Intent, signs: Signs) -> Decision {
     let waits = |table: Table| match table {
         Table::Layers => signs.layers_marker,
         Table::Images => signs.images_marker,
+        Table::RemainingLayers => signs.remaining_marker,
     };
     let pivot = intent.steps.iter().find_map(|step| match step {
         Step::Switch(table) => Some(*table),
@@ -55,27 +58,41 @@ mod tests {
     use super::*;
 
     fn intent(tables: &[Table]) -> Intent {
-        Intent { seq: 1, layers: vec![], images: vec![], steps: tables.iter().map(|t| Step::Switch(*t)).collect() }
+        Intent { seq: 1, steps: tables.iter().map(|t| Step::Switch(*t)).collect(), ..Intent::default() }
     }
 
     #[test]
     fn r1_markers_decide() {
         use Decision::{Abandon, Back, Forward};
-        use Table::{Images, Layers};
-        // tables, layers marker, images marker, whole
-        let table: [(&[Table], bool, bool, bool, Decision); 9] = [
-            (&[Layers, Images], true, true, true, Back),
-            (&[Layers, Images], true, true, false, Back),
-            (&[Layers, Images], false, true, true, Forward),
-            (&[Layers, Images], false, true, false, Abandon),
-            (&[Layers, Images], false, false, true, Forward),
-            (&[Layers, Images], false, false, false, Forward),
-            (&[Images], false, true, true, Back),
-            (&[Images], false, false, false, Forward),
-            (&[], false, false, false, Forward),
+        use Table::{Images, Layers, RemainingLayers as Rest};
+        // tables, those that wait, whole
+        let table: [(&[Table], &[Table], bool, Decision); 16] = [
+            (&[Layers, Images], &[Layers, Images], true, Back),
+            (&[Layers, Images], &[Layers, Images], false, Back),
+            (&[Layers, Images], &[Images], true, Forward),
+            (&[Layers, Images], &[Images], false, Abandon),
+            (&[Layers, Images], &[], true, Forward),
+            (&[Layers, Images], &[], false, Forward),
+            (&[Images], &[Images], true, Back),
+            (&[Images], &[], false, Forward),
+            (&[], &[], false, Forward),
+            (&[Images, Rest], &[Images, Rest], true, Back),
+            (&[Images, Rest], &[Rest], false, Forward),
+            (&[Rest], &[Rest], true, Back),
+            (&[Rest], &[], true, Forward),
+            (&[Layers, Images, Rest], &[Images, Rest], true, Forward),
+            (&[Layers, Images, Rest], &[Images, Rest], false, Abandon),
+            (&[Layers, Images, Rest], &[Rest], false, Forward),
         ];
-        for (tables, layers_marker, images_marker, whole, want) in table {
-            let signs = Signs { layers_marker, images_marker, chains_complete: whole, data_present: true };
+        for (tables, waiting, whole, want) in table {
+            let waits = |table| waiting.contains(&table);
+            let signs = Signs {
+                layers_marker: waits(Layers),
+                images_marker: waits(Images),
+                remaining_marker: waits(Rest),
+                chains_complete: whole,
+                data_present: true,
+            };
             assert_eq!(decide(&intent(tables), signs), want, "{tables:?} {signs:?}");
             let signs = Signs { chains_complete: true, data_present: whole, ..signs };
             assert_eq!(decide(&intent(tables), signs), want, "{tables:?} {signs:?}");

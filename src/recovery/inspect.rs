@@ -3,8 +3,8 @@
 use crate::fsio::optional;
 use crate::ids::TxnId;
 use crate::journal::{self, State};
-use crate::layout::{IMAGES_JSON, JOURNAL, LAYERS_JSON, Layout, marker_name};
-use crate::plan::{self, Intent};
+use crate::layout::{JOURNAL, Layout};
+use crate::plan::{self, Intent, Table};
 
 use super::decide::{Decision, Signs, decide};
 use super::pass::{dead_among, is_rot};
@@ -21,10 +21,12 @@ pub struct SegmentInfo {
     pub alive: bool,
     /// The process that wrote it, as it called itself.
     pub pid: Option<u32>,
-    /// The images of its intent.
+    /// The images that its intent makes, changes or removes.
     pub images: Vec<String>,
     /// The new layers of its intent.
     pub layers: Vec<String>,
+    /// The layers that its intent removes.
+    pub removals: Vec<String>,
     /// The steps of its intent.
     pub steps: Vec<String>,
     /// How recovery would end it, as far as the segment and the markers tell: one that would be finished is given up
@@ -35,7 +37,17 @@ pub struct SegmentInfo {
 impl SegmentInfo {
     fn unreadable(txn: &TxnId) -> Self {
         let end = Some(Outcome::SetAside);
-        Self { txn: txn.clone(), state: "unreadable", alive: false, pid: None, images: vec![], layers: vec![], steps: vec![], end }
+        Self {
+            txn: txn.clone(),
+            state: "unreadable",
+            alive: false,
+            pid: None,
+            images: vec![],
+            layers: vec![],
+            removals: vec![],
+            steps: vec![],
+            end,
+        }
     }
 }
 
@@ -79,8 +91,9 @@ pub fn segments(layout: &Layout) -> Result<Vec<SegmentInfo>, RecoveryError> {
             },
             alive,
             pid: journal::parse_header(&bytes).map(|header| header.pid),
-            images: intent.iter().flat_map(|i| &i.images).map(|put| put.id.to_string()).collect(),
+            images: intent.iter().flat_map(|i| &i.images).map(|change| change.id().to_string()).collect(),
             layers: intent.iter().flat_map(|i| &i.layers).map(|put| put.id.to_string()).collect(),
+            removals: intent.iter().flat_map(|i| &i.removals).map(|gone| gone.id.to_string()).collect(),
             steps: intent.iter().flat_map(|i| &i.steps).map(|step| format!("{step:?}")).collect(),
         });
     }
@@ -104,8 +117,9 @@ fn end(layout: &Layout, txn: &TxnId, state: &State, intent: Option<&Intent>) -> 
         (State::Intent(_), None) | (State::Newer { .. }, _) => None,
         (State::Intent(_), Some(intent)) => {
             let signs = Signs {
-                layers_marker: layout.layers.meta(marker_name(LAYERS_JSON, txn))?.is_some(),
-                images_marker: layout.images.meta(marker_name(IMAGES_JSON, txn))?.is_some(),
+                layers_marker: Table::Layers.waits(layout, txn)?,
+                images_marker: Table::Images.waits(layout, txn)?,
+                remaining_marker: Table::RemainingLayers.waits(layout, txn)?,
                 chains_complete: true,
                 data_present: true,
             };

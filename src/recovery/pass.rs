@@ -12,7 +12,7 @@ use super::sweep::{SweepError, sweep, tidy_tempdirs};
 use crate::fsio::{self, Dir, optional};
 use crate::ids::TxnId;
 use crate::journal::{self, JournalError, Kind, Opened, Segment, SegmentName, State};
-use crate::layout::{JOURNAL, Layout, LayoutError, Route};
+use crate::layout::{EDITED_IMAGES, JOURNAL, Layout, LayoutError, Route};
 use crate::lock::{LockError, StoreLocks, StoreWriteGuard, Wait};
 use crate::plan::{self, Intent, StepError, World};
 
@@ -83,6 +83,9 @@ pub enum RecoveryError {
 pub fn candidates(layout: &Layout) -> Result<bool, RecoveryError> {
     // Staging first: a segment is born before its staging, so a stage without one is dead for certain.
     if !dead_among(layout, layout.residents()?)?.is_empty() {
+        return Ok(true);
+    }
+    if layout.images.meta(EDITED_IMAGES)?.is_some() {
         return Ok(true);
     }
     let Some(journal) = layout.own(JOURNAL)? else { return Ok(false) };
@@ -203,6 +206,10 @@ impl Over {
 /// As [`run`].
 pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, own: Option<&TxnId>) -> Result<Pass, RecoveryError> {
     let mut pass = Pass { report: Report::default(), over: Vec::new() };
+    // Of an edit that was killed before its rename; who edits holds one of our locks.
+    if layout.images.meta(EDITED_IMAGES)?.is_some() {
+        optional(layout.images.unlink(EDITED_IMAGES))?;
+    }
     let Some(journal) = layout.own(JOURNAL)? else { return Ok(pass) };
     let listing = journal::list(&journal)?;
     for name in &listing.unborn {

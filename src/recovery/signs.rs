@@ -3,10 +3,10 @@
 use super::RecoveryError;
 use super::decide::Signs;
 use crate::fsio::{self, Dir, optional};
-use crate::ids::Digest;
-use crate::layout::{IMAGES_JSON, LAYERS_JSON, marker_name, side_stage_name};
+use crate::ids::{Digest, ImageId};
+use crate::layout::side_stage_name;
 use crate::overlay::read_link_id;
-use crate::plan::{ImagePut, StagedData, Step, World};
+use crate::plan::{ImageChange, StagedData, Step, Table, World};
 
 /// The largest item of big data that is read, in bytes.
 const DATA_LIMIT: u64 = 64 << 20;
@@ -19,8 +19,9 @@ const DATA_LIMIT: u64 = 64 << 20;
 pub(super) fn read_signs(world: &mut World<'_>) -> Result<Signs, RecoveryError> {
     let intent = world.intent;
     let mut signs = Signs {
-        layers_marker: world.layout.layers.meta(marker_name(LAYERS_JSON, world.txn))?.is_some(),
-        images_marker: world.layout.images.meta(marker_name(IMAGES_JSON, world.txn))?.is_some(),
+        layers_marker: Table::Layers.waits(world.layout, world.txn)?,
+        images_marker: Table::Images.waits(world.layout, world.txn)?,
+        remaining_marker: Table::RemainingLayers.waits(world.layout, world.txn)?,
         chains_complete: true,
         data_present: true,
     };
@@ -29,7 +30,7 @@ pub(super) fn read_signs(world: &mut World<'_>) -> Result<Signs, RecoveryError> 
         return Ok(signs);
     }
     let side = optional(world.layout.images.dir(side_stage_name(world.txn)))?;
-    for put in &intent.images {
+    for put in intent.puts() {
         for (id, link) in &put.chain {
             let live = world.layers()?.get(id).is_some_and(|record| !record.incomplete());
             let same = match world.layer_dir(id)? {
@@ -38,41 +39,41 @@ pub(super) fn read_signs(world: &mut World<'_>) -> Result<Signs, RecoveryError> 
             };
             signs.chains_complete &= live && same;
         }
-        signs.data_present &= data_present(world, put, side.as_ref())?;
+    }
+    for change in &intent.images {
+        // An image that is gone gets no documents.
+        let comes = matches!(change, ImageChange::Put(_)) || world.images()?.get(change.id()).is_some();
+        if comes && !change.data().is_empty() {
+            signs.data_present &= data_present(world, change.id(), &change.data(), side.as_ref())?;
+        }
     }
     Ok(signs)
 }
 
 /// Whether every document that the image's record will name stands in its place, or in staging with a step that takes
 /// it there. Asked of the bytes: podman may have removed the image since, or pulled it again by another manifest.
-fn data_present(world: &World<'_>, put: &ImagePut, side: Option<&Dir>) -> Result<bool, RecoveryError> {
+fn data_present(world: &World<'_>, image: &ImageId, data: &[&StagedData], side: Option<&Dir>) -> Result<bool, RecoveryError> {
     let staged = match side {
-        Some(side) => optional(side.dir(put.id.as_str()))?,
+        Some(side) => optional(side.dir(image.as_str()))?,
         None => None,
     };
-    let placed = optional(world.layout.images.dir(put.id.as_str()))?;
-    let Some(placed) = placed else {
-        // The whole directory is still to be placed, or somebody removed what was there.
-        let whole = world.intent.steps.contains(&Step::PlaceImage { id: put.id.clone() });
-        return Ok(whole && all(put, |item| Ok(digest(staged.as_ref(), &item.file)?.as_ref() == Some(&item.digest)))?);
-    };
-    all(put, |item| {
-        let seen = digest(Some(&placed), &item.file)?;
-        if seen.as_ref() == Some(&item.digest) {
-            return Ok(true);
-        }
-        let comes = world.intent.steps.iter().any(|step| match step {
-            Step::PlaceData { image, file } => *image == put.id && *file == item.file && seen.is_none(),
-            Step::ExchangeData { image, file, old, .. } => *image == put.id && *file == item.file && seen.as_ref() == Some(old),
-            _ => false,
-        });
-        Ok(comes && digest(staged.as_ref(), &item.file)?.as_ref() == Some(&item.digest))
-    })
-}
-
-fn all(put: &ImagePut, test: impl Fn(&StagedData) -> Result<bool, RecoveryError>) -> Result<bool, RecoveryError> {
-    for item in &put.data {
-        if !test(item)? {
+    let placed = optional(world.layout.images.dir(image.as_str()))?;
+    for item in data {
+        let waiting = || Ok::<_, RecoveryError>(digest(staged.as_ref(), &item.file)?.as_ref() == Some(&item.digest));
+        let there = match &placed {
+            // The whole directory is still to be placed, or somebody removed what was there.
+            None => world.intent.steps.contains(&Step::PlaceImage { id: image.clone() }) && waiting()?,
+            Some(placed) => {
+                let seen = digest(Some(placed), &item.file)?;
+                let comes = world.intent.steps.iter().any(|step| match step {
+                    Step::PlaceData { image: of, file } => of == image && *file == item.file && seen.is_none(),
+                    Step::ExchangeData { image: of, file, old, .. } => of == image && *file == item.file && seen.as_ref() == Some(old),
+                    _ => false,
+                });
+                seen.as_ref() == Some(&item.digest) || (comes && waiting()?)
+            }
+        };
+        if !there {
             return Ok(false);
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::fsio::{self, Dir, optional};
 use crate::ids::TxnId;
-use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, Route, marker_name, scratch_name, side_stage_name};
+use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, Route, marker_name, scratch_name, second_marker_name, side_stage_name};
 use crate::lock::{StoreLocks, Wait};
 
 /// Why something stays: the segment must then stay too.
@@ -78,7 +78,7 @@ fn sync_unless_poisoned(dir: &Dir) -> fsio::Result<()> {
 fn remove_markers(dir: &Dir, txn: &TxnId) -> fsio::Result<bool> {
     let mut changed = false;
     for table in [LAYERS_JSON, IMAGES_JSON] {
-        for name in [marker_name(table, txn), scratch_name(table, txn)] {
+        for name in [marker_name(table, txn), second_marker_name(table, txn), scratch_name(table, txn)] {
             if dir.meta(&name)?.is_some() {
                 optional(dir.unlink(&name))?;
                 changed = true;

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::manifest::ContentError;
-use super::reference::ReferenceError;
+use crate::reference::ReferenceError;
 use crate::{fsio, ids::Digest};
 
 /// A cause whose type does not matter to the caller.

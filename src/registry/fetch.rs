@@ -18,10 +18,10 @@ use super::failure::{Again, Failure};
 use super::http::Client;
 use super::manifest::{self, ACCEPT, Descriptor, Document, MANIFEST_MAX};
 use super::platform::Platform;
-use super::reference::Reference;
 use super::source::{ImageSource, Resolved, resolve, verify};
 use super::system::SystemFiles;
 use crate::ids::Digest;
+use crate::reference::Reference;
 use tokio_util::sync::CancellationToken;
 
 /// The longest pause between two attempts.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::plain;
-use super::reference::Reference;
+use crate::reference::Reference;
 
 /// A policy that was read.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::plain;
-use super::reference::{Reference, name_end};
+use crate::reference::{Reference, name_end};
 
 /// What the files say together.
 #[derive(Debug, Default)]

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use super::error::{RegistryError, Result};
 use super::manifest::{ContentError, Descriptor, Document, ImageManifest, Index};
 use super::platform::Platform;
-use super::reference::{Reference, ReferenceError, is_short};
 use super::{Layout, Options, Registry, SystemFiles};
 use crate::ids::Digest;
+use crate::reference::{Reference, ReferenceError, is_short};
 
 /// An image as found, before any of its layers is fetched.
 #[derive(Debug, Clone)]

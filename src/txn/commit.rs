@@ -1,23 +1,15 @@
 //! The third stage: the steps, Done, and tidying up.
 
-use crate::ids::{ImageId, LayerId, TxnId};
+use crate::ids::TxnId;
 use crate::journal::Kind;
-use crate::layout::{IMAGES_JSON, LAYERS_JSON, marker_name};
-use crate::plan::{Step, StepError, Table, World};
+use crate::layout::Layout;
+use crate::lock::StoreWriteGuard;
+use crate::plan::{Intent, Step, StepError, World};
 
 use super::begin::best_effort;
-use super::{PreparedTxn, TxnError};
-
-/// What a committed transaction did.
-#[derive(Debug, Clone)]
-pub struct Receipt {
-    /// The transaction.
-    pub txn: TxnId,
-    /// Layers that are new in the store.
-    pub layers: Vec<LayerId>,
-    /// Images that are new or were united with what was there.
-    pub images: Vec<ImageId>,
-}
+use super::prepare::PreparedKind;
+use super::staging::Staging;
+use super::{PreparedTxn, Receipt, TxnError};
 
 /// Why a commit failed, and what that means for the store.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +26,7 @@ pub enum CommitError {
 impl PreparedTxn {
     /// The transaction's id.
     pub fn id(&self) -> &TxnId {
-        &self.txn.id
+        &self.id
     }
 
     /// Does it. After `Ok` everything is durable.
@@ -42,28 +34,57 @@ impl PreparedTxn {
     /// # Errors
     ///
     /// [`CommitError`] says whether the store is as before or the next open decides.
-    pub fn commit(mut self) -> Result<Receipt, CommitError> {
-        let txn = self.txn.id.clone();
+    pub fn commit(self) -> Result<Receipt, CommitError> {
+        match self.kind {
+            PreparedKind::Journaled(journaled) => journaled.commit(),
+            PreparedKind::Edit(edit) => edit.commit(),
+        }
+    }
+
+    /// Takes everything back instead of committing.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::InDoubt`] where not even that could be made durable.
+    pub fn rollback(self) -> Result<(), CommitError> {
+        match self.kind {
+            PreparedKind::Journaled(journaled) => journaled.rollback(),
+            // Its temporary table goes with it.
+            PreparedKind::Edit(edit) => {
+                drop(edit);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A transaction with an intent in its segment.
+pub(super) struct Journaled {
+    pub layout: Layout,
+    pub staging: Staging,
+    /// `None` once it is committed or taken back.
+    pub locks: Option<StoreWriteGuard>,
+    pub intent: Intent,
+    pub receipt: Receipt,
+}
+
+impl Journaled {
+    fn commit(mut self: Box<Self>) -> Result<Receipt, CommitError> {
         let done = self.apply().and_then(|()| self.end(Kind::Done));
         let pivoted = self.past_pivot();
         if let Err(error) = done {
             return Err(self.give_up(error, pivoted));
         }
-        let receipt = Receipt {
-            layers: self.intent.layers.iter().map(|put| put.id.clone()).collect(),
-            images: self.intent.images.iter().map(|put| put.id.clone()).collect(),
-            txn,
-        };
         drop(self.locks.take());
         // From here on nothing can change the outcome: what stays is swept by the next open.
-        best_effort("tidy up after a commit", self.txn.clean_up());
-        Ok(receipt)
+        best_effort("tidy up after a commit", self.staging.clean_up());
+        Ok(self.receipt.clone())
     }
 
     fn world(&mut self) -> Result<World<'_>, StepError> {
         let gone = || StepError::Gone { name: "the store's locks".to_owned() };
         let locks = self.locks.as_mut().ok_or_else(gone)?;
-        let mut world = World::open(&self.txn.layout, &self.txn.route, &self.txn.id, &self.intent, locks)?;
+        let mut world = World::open(&self.layout, &self.staging.route, &self.receipt.txn, &self.intent, locks)?;
         world.fresh = true;
         Ok(world)
     }
@@ -74,10 +95,10 @@ impl PreparedTxn {
 
     /// Done or Abort, durable.
     fn end(&mut self, kind: Kind) -> Result<(), StepError> {
-        if let Some(segment) = self.txn.segment.as_mut() {
+        if let Some(segment) = self.staging.segment.as_mut() {
             segment.append(kind, &[]).map_err(StepError::from)?;
             segment.sync().map_err(StepError::from)?;
-            self.txn.intent_open = None;
+            self.staging.intent_open = None;
         }
         Ok(())
     }
@@ -88,22 +109,16 @@ impl PreparedTxn {
             Step::Switch(table) => Some(*table),
             _ => None,
         });
-        let layout = &self.txn.layout;
-        let waits = match pivot {
-            Some(Table::Layers) => layout.layers.meta(marker_name(LAYERS_JSON, &self.txn.id)),
-            Some(Table::Images) => layout.images.meta(marker_name(IMAGES_JSON, &self.txn.id)),
-            None => return true,
-        };
-        !matches!(waits, Ok(Some(_)))
+        pivot.is_none_or(|table| !matches!(table.waits(&self.layout, &self.receipt.txn), Ok(true)))
     }
 
-    fn give_up(mut self, error: StepError, pivoted: bool) -> CommitError {
-        let txn = self.txn.id.clone();
-        let back = if pivoted || self.txn.layout.root.seam().poisoned() { None } else { Some(self.take_back()) };
+    fn give_up(mut self: Box<Self>, error: StepError, pivoted: bool) -> CommitError {
+        let txn = self.receipt.txn.clone();
+        let back = if pivoted || self.layout.root.seam().poisoned() { None } else { Some(self.take_back()) };
         match back {
             Some(Ok(())) => {
                 drop(self.locks.take());
-                best_effort("tidy up after a rollback", self.txn.clean_up());
+                best_effort("tidy up after a rollback", self.staging.clean_up());
                 CommitError::RolledBack { txn, source: error.into() }
             }
             failed => {
@@ -111,7 +126,7 @@ impl PreparedTxn {
                     tracing::error!(txn = %txn, error = &second as &dyn std::error::Error, "the rollback failed too");
                 }
                 // The segment is released before the store locks: whoever gets those may then end the transaction.
-                drop(self.txn.segment.take());
+                drop(self.staging.segment.take());
                 drop(self.locks.take());
                 CommitError::InDoubt { txn, source: error.into() }
             }
@@ -123,30 +138,25 @@ impl PreparedTxn {
         self.end(Kind::Abort)
     }
 
-    /// Takes everything back instead of committing.
-    ///
-    /// # Errors
-    ///
-    /// [`CommitError::InDoubt`] where not even that could be made durable.
-    pub fn rollback(mut self) -> Result<(), CommitError> {
+    fn rollback(mut self: Box<Self>) -> Result<(), CommitError> {
         let ended = self.end_undone();
         drop(self.locks.take());
-        best_effort("tidy up after a rollback", self.txn.clean_up());
-        ended.map_err(|error| CommitError::InDoubt { txn: self.txn.id.clone(), source: error.into() })
+        best_effort("tidy up after a rollback", self.staging.clean_up());
+        ended.map_err(|error| CommitError::InDoubt { txn: self.receipt.txn.clone(), source: error.into() })
     }
 
     /// Abort for an intent that nothing was done of; where it cannot be written the segment is released, before the locks.
     fn end_undone(&mut self) -> Result<(), TxnError> {
-        let ended = self.txn.abort();
-        if self.txn.intent_open.is_none() {
+        let ended = self.staging.abort();
+        if self.staging.intent_open.is_none() {
             return ended;
         }
-        drop(self.txn.segment.take());
+        drop(self.staging.segment.take());
         ended.and(Err(TxnError::Poisoned))
     }
 }
 
-impl Drop for PreparedTxn {
+impl Drop for Journaled {
     fn drop(&mut self) {
         // After a commit or a rollback there are no locks any more, and nothing to do.
         if self.locks.is_some() {

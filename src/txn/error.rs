@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::extract::ExtractError;
 use crate::fsio;
-use crate::ids::{Digest, LayerId, TxnId};
+use crate::ids::{Digest, ImageId, LayerId, TxnId};
 use crate::journal::JournalError;
 use crate::layout::{LayoutError, TablesError};
 use crate::lock::LockError;
@@ -73,6 +73,14 @@ pub enum TxnError {
     Poisoned,
     #[error("transaction {txn} is in doubt; the next cstor-rs to open the store finishes it or takes it back")]
     InDoubt { txn: TxnId, source: Box<TxnError> },
+    #[error("{name:?} is not a normalised name; {normal:?} is")]
+    NotNormal { name: String, normal: String },
+    #[error(transparent)]
+    Reference(#[from] crate::reference::ReferenceError),
+    #[error("image {id} is made by this transaction; stage it with its documents")]
+    StagedImage { id: ImageId },
+    #[error("a signed manifest of schema 1 cannot be stored for image {id}: its digest is not that of its bytes")]
+    SignedManifest { id: ImageId },
     #[error("cancelled")]
     Cancelled,
 }
@@ -84,6 +92,7 @@ impl TxnError {
             self,
             Self::InUse { .. }
                 | Self::Pending { .. }
+                | Self::Plan(PlanError::ImageInUse { .. } | PlanError::LayerInUse { .. })
                 | Self::Lock(LockError::Busy { .. })
                 | Self::Tables(TablesError::Lock(LockError::Busy { .. }))
                 | Self::Recovery(RecoveryError::Lock(LockError::Busy { .. }) | RecoveryError::Poisoned { .. })

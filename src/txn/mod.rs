@@ -11,17 +11,25 @@
 //! - T3: dropping a transaction at any stage leaves the store as it was.
 
 mod begin;
+mod change;
 mod commit;
+mod edit;
 mod error;
 mod exposed;
 mod files;
 mod inspect;
+mod intent;
 mod prepare;
+mod ready;
+mod receipt;
+mod sight;
 mod stage;
+mod staging;
 
 pub use begin::{SyncMode, TxnOptions, WriteTxn};
-pub use commit::{CommitError, Receipt};
+pub use commit::CommitError;
 pub use error::TxnError;
 pub use inspect::{Inspection, inspect, inspect_to};
 pub use prepare::{Prepared, PreparedTxn};
+pub use receipt::Receipt;
 pub use stage::{ImageSpec, LayerSpec, StagedLayer};

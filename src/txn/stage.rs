@@ -9,7 +9,7 @@ use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::layout::{Tables, split_name};
 use crate::metadata::{self, BigData, Compression, Images, NewImage, NewLayer};
 use crate::overlay::{self, Ancestry, LayerDir, Seal, TreeId};
-use crate::plan::{Source, StagedData, WantedImage, WantedLayer, seal_stage};
+use crate::plan::{Change, Source, StagedData, WantedImage, WantedLayer, seal_stage};
 
 use super::begin::{Declared, SyncMode};
 use super::{Inspection, TxnError, WriteTxn, inspect};
@@ -149,16 +149,16 @@ impl WriteTxn {
     pub(super) fn reuse(&self, id: &LayerId, parent: Option<LayerId>, diff_id: &Digest, found: &Inspection) -> Result<(), TxnError> {
         let (link, sealing) = match found {
             Inspection::Sealed { link } => (link, false),
-            Inspection::Verified { link } => (link, self.options.sync != SyncMode::None),
+            Inspection::Verified { link } => (link, self.staging()?.sync != SyncMode::None),
             _ => return Err(TxnError::NotStaged { id: id.clone() }),
         };
         if sealing {
-            let tree = TreeId::of(&self.route.overlay.dir(id.as_str())?.dir("diff")?)?;
+            let tree = TreeId::of(&self.staging()?.route.overlay.dir(id.as_str())?.dir("diff")?)?;
             let name = seal_stage(id);
-            if self.stage.meta(&name)?.is_some() {
-                self.stage.unlink(&name)?;
+            if self.staging()?.stage.meta(&name)?.is_some() {
+                self.staging()?.stage.unlink(&name)?;
             }
-            self.write_seal(&self.stage, &name, diff_id, link, tree)?;
+            self.write_seal(&self.staging()?.stage, &name, diff_id, link, tree)?;
         }
         let source = Source::Reused { link: link.clone(), sealing };
         let wanted = WantedLayer { id: id.clone(), parent, diff_id: diff_id.clone(), source };
@@ -191,8 +191,8 @@ impl WriteTxn {
         if staged.is_err() {
             // So that the caller can try this layer again; else all of the staging goes with the transaction.
             super::begin::best_effort("drop a layer that could not be staged", self.drop_staged(&spec.id));
-            if self.route.is_exposed() && !self.route.is_intact()? {
-                return Err(TxnError::StagingLost { path: self.stage.path().to_owned() });
+            if self.staging()?.route.is_exposed() && !self.staging()?.route.is_intact()? {
+                return Err(TxnError::StagingLost { path: self.staging()?.stage.path().to_owned() });
             }
         }
         let wanted = staged?;
@@ -200,10 +200,11 @@ impl WriteTxn {
         Ok(())
     }
 
-    pub(super) fn drop_staged(&self, id: &LayerId) -> Result<(), crate::fsio::Error> {
-        self.stage.remove_tree(id.as_str())?;
-        self.stage.remove_tree(format!("{id}.spill"))?;
-        self.layer_side.remove_tree(split_name(id))
+    pub(super) fn drop_staged(&self, id: &LayerId) -> Result<(), TxnError> {
+        let staging = self.staging()?;
+        staging.stage.remove_tree(id.as_str())?;
+        staging.stage.remove_tree(format!("{id}.spill"))?;
+        Ok(staging.layer_side.remove_tree(split_name(id))?)
     }
 
     fn try_stage(
@@ -213,17 +214,18 @@ impl WriteTxn {
         blob: impl Read + Send,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<WantedLayer, TxnError> {
-        let made = LayerDir::create(&self.stage, &spec.id, &declared.link, &declared.ancestry)?;
+        let made = LayerDir::create(&self.staging()?.stage, &spec.id, &declared.link, &declared.ancestry)?;
         let spill_name = format!("{}.spill", spec.id);
-        let spill = self.stage.mkdir(&spill_name, 0o700)?;
+        let spill = self.staging()?.stage.mkdir(&spill_name, 0o700)?;
         let options =
             extract::Options { blob_bytes: spec.blob_bytes, max_bytes: self.options.max_layer_bytes, cancelled: &self.cancelled, progress };
         let split = split_name(&spec.id);
-        let extracted = extract::layer(blob, &made.diff, &spill, &self.layer_side, &split, &options).map_err(|source| match source {
-            ExtractError::Cancelled => TxnError::Cancelled,
-            source => TxnError::Extract { diff_id: spec.diff_id.clone(), source },
-        })?;
-        self.stage.remove_tree(&spill_name)?;
+        let extracted =
+            extract::layer(blob, &made.diff, &spill, &self.staging()?.layer_side, &split, &options).map_err(|source| match source {
+                ExtractError::Cancelled => TxnError::Cancelled,
+                source => TxnError::Extract { diff_id: spec.diff_id.clone(), source },
+            })?;
+        self.staging()?.stage.remove_tree(&spill_name)?;
         if let Some(want) = &spec.blob
             && *want != extracted.blob_digest
         {
@@ -237,10 +239,10 @@ impl WriteTxn {
             self.contents().own_roots.insert(spec.id.clone());
         }
         let tree = TreeId::of(&made.diff)?;
-        if self.options.sync != SyncMode::None {
+        if self.staging()?.sync != SyncMode::None {
             self.write_seal(&made.dir, overlay::SEAL, &spec.diff_id, &declared.link, tree)?;
         }
-        if self.route.is_exposed() {
+        if self.staging()?.route.is_exposed() {
             self.contents().counts.insert(spec.id.clone(), extracted.names);
         }
         let source = if declared.heal {
@@ -267,9 +269,9 @@ impl WriteTxn {
             }
             chain.push(layer);
         }
-        let side = match optional(self.image_side.dir(id.as_str()))? {
+        let side = match optional(self.staging()?.image_side.dir(id.as_str()))? {
             Some(side) => side,
-            None => self.image_side.mkdir(id.as_str(), 0o700)?,
+            None => self.staging()?.image_side.mkdir(id.as_str(), 0o700)?,
         };
         let mut data = Vec::new();
         for (key, bytes) in spec.documents() {
@@ -296,7 +298,10 @@ impl WriteTxn {
                     there.data.push(item);
                 }
             }
-            None => contents.images.push(WantedImage { id: id.clone(), record, chain, data }),
+            None => {
+                contents.images.push(WantedImage { id: id.clone(), record, chain, data });
+                contents.changes.push(Change::Put(id.clone()));
+            }
         }
         Ok(id)
     }

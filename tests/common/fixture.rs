@@ -141,16 +141,37 @@ pub fn pull(store: &Store, images: &[Image]) -> Result<Option<Receipt>, Failure>
 
 /// The same with these options. Layers that vanish before the commit are staged again.
 pub fn pull_with(store: &Store, images: &[Image], options: TxnOptions) -> Result<Option<Receipt>, Failure> {
+    change_with(store, images, |_| Ok(()), options)
+}
+
+/// Pulls these images and makes other changes, in one transaction.
+pub fn change_with(
+    store: &Store,
+    images: &[Image],
+    changes: impl Fn(&WriteTxn) -> Result<(), Failure>,
+    options: TxnOptions,
+) -> Result<Option<Receipt>, Failure> {
     let mut txn = store.begin(options)?;
+    stage(&txn, images)?;
+    changes(&txn)?;
     for _ in 0..4 {
-        stage(&txn, images)?;
         txn = match txn.prepare()? {
             Prepared::Ready(prepared) => return prepared.commit().map(Some).map_err(Failure::Commit),
             Prepared::Nothing => return Ok(None),
             Prepared::NeedLayers(again, _) => *again,
         };
+        stage(&txn, images)?;
     }
     panic!("layers vanish again and again")
+}
+
+/// Prepares and commits.
+pub fn commit(txn: WriteTxn) -> Result<Option<Receipt>, Failure> {
+    match txn.prepare()? {
+        Prepared::Ready(prepared) => prepared.commit().map(Some).map_err(Failure::Commit),
+        Prepared::Nothing => Ok(None),
+        Prepared::NeedLayers(_, layers) => panic!("layers are missing: {layers:?}"),
+    }
 }
 
 /// Stages what the store lacks of these images.

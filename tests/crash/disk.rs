@@ -448,6 +448,8 @@ impl Disk {
             match &mut inode.body {
                 Body::File { now, safe } => {
                     match cut {
+                        // What was on the medium before an append stays.
+                        Cut::Zeroes if now.starts_with(safe) => safe.resize(now.len(), 0),
                         Cut::Zeroes if now != safe => *safe = vec![0; now.len()],
                         Cut::Synced | Cut::Only(_) | Cut::Names | Cut::Zeroes => {}
                         Cut::Dataless(lost) if *lost == id => {}

@@ -87,7 +87,7 @@ pub fn everywhere(work: &Work) {
         let temp = temp();
         let Some(result) = run_to(work, temp.path(), k) else {
             println!("{}: {k} changes, {ends:?}", work.name);
-            assert!(k > 40, "{k} changes are too few to be true");
+            assert!(k > work.least(40), "{k} changes are too few to be true");
             break;
         };
         let what = format!("{} stopped before change {k}", work.name);
@@ -154,7 +154,7 @@ pub fn recovery_everywhere(work: &Work) {
             let temp = temp();
             if run_to(work, temp.path(), k).is_none() {
                 println!("{}: {pairs} pairs", work.name);
-                assert!(pairs > 40);
+                assert!(pairs > work.least(40) / 2);
                 return;
             }
             let what = format!("{} stopped before change {k}, its recovery before change {j}", work.name);

@@ -1,6 +1,6 @@
 //! Pure: no I/O. Image references as podman reads them: `[docker://][HOST[:PORT]/]PATH[:TAG][@sha256:HEX]`.
 //!
-//! Names without a registry mean docker.io here; what registries.conf says of them, [`super::Place::find`] asks first.
+//! Names without a registry mean docker.io here; what registries.conf says of them, the registry client asks first.
 //! Names of docker.io without a namespace mean `library/`. A reference with tag and digest means the digest, and the tag
 //! is dropped, as podman does.
 
@@ -118,13 +118,13 @@ impl FromStr for Reference {
 }
 
 /// Whether a text names no registry, so that what it means depends on the host.
-pub(super) fn is_short(text: &str) -> bool {
+pub(crate) fn is_short(text: &str) -> bool {
     let name = text.get(..name_end(text)).unwrap_or(text);
     !text.starts_with("docker://") && !name.split_once('/').is_some_and(|(first, _)| is_host(first))
 }
 
 /// Where the name ends in a text, and the tag or digest begins.
-pub(super) fn name_end(text: &str) -> usize {
+pub(crate) fn name_end(text: &str) -> usize {
     let digest = text.find('@').unwrap_or(text.len());
     let before = text.get(..digest).unwrap_or(text);
     // A colon behind the last slash begins the tag; one before it belongs to the port.

@@ -1,0 +1,83 @@
+//! Barrier B: the tables as they will be, the history, the intent.
+
+use crate::history::History;
+use crate::ids::ImageId;
+use crate::journal::Kind;
+use crate::layout::{OWN, scratch_name};
+use crate::metadata::{Image, Images};
+use crate::overlay::LayerDir;
+use crate::plan::{self, Intent, Ready, Table};
+
+use super::begin::best_effort;
+use super::{TxnError, WriteTxn};
+
+impl WriteTxn {
+    /// Under the locks still: who gets them next must not meet an intent that neither lives nor has ended. What is staged
+    /// goes when the transaction is dropped, after the locks.
+    pub(super) fn take_intent_back(&mut self, error: TxnError) -> TxnError {
+        let Ok(staging) = self.staging_mut() else { return error };
+        let ended = staging.abort();
+        if staging.intent_open.is_some() {
+            // Released before the store locks: whoever gets those may then end the transaction.
+            drop(staging.segment.take());
+        }
+        match staging.intent_open {
+            // Without a table to rename there is no marker: if the intent did reach the medium, recovery goes forward.
+            Some(false) => TxnError::InDoubt { txn: self.id.clone(), source: Box::new(error) },
+            _ => {
+                best_effort("end a transaction that was taken back", ended);
+                error
+            }
+        }
+    }
+
+    /// Barrier B.
+    pub(super) fn write_intent(&mut self, ready: Ready) -> Result<Intent, TxnError> {
+        for (id, ancestry) in &ready.rewrites {
+            LayerDir::rewrite_lower(&self.staging()?.stage.dir(id.as_str())?, ancestry)?;
+        }
+        for table in [Table::Layers, Table::Images] {
+            let dir = table.dir(&self.layout);
+            if dir.meta(table.file())?.is_none() {
+                // A new store. Once layers are placed, a missing table is no longer credible as an empty one.
+                dir.replace(scratch_name(table.file(), &self.id), table.file(), b"[]", 0o600)?;
+            }
+        }
+        let prepared =
+            [(Table::Layers, &ready.layers_json), (Table::RemainingLayers, &ready.remaining_json), (Table::Images, &ready.images_json)];
+        for (table, bytes) in &prepared {
+            if let Some(bytes) = bytes {
+                table.dir(&self.layout).write_temp(table.marker(&self.id), bytes, 0o600)?;
+            }
+        }
+        if ready.layers_json.is_some() || ready.remaining_json.is_some() {
+            self.layout.layers.sync()?;
+        }
+        if ready.images_json.is_some() {
+            self.layout.images.sync()?;
+        }
+        if let Some(bytes) = &ready.images_json {
+            self.note_history(bytes)?;
+        }
+        let intent = ready.intent;
+        let payload = plan::encode(&intent)?;
+        let staging = self.staging_mut()?;
+        let segment = staging.segment.as_mut().ok_or(TxnError::Cancelled)?;
+        segment.reserve(payload.len() as u64)?;
+        staging.intent_open = Some(intent.pivot().is_some());
+        segment.append(Kind::Intent, &payload)?;
+        segment.sync()?;
+        Ok(intent)
+    }
+
+    /// What lets fsck bring names back: the records as they will be, and what others changed since the last time.
+    pub(super) fn note_history(&self, images_json: &[u8]) -> Result<(), TxnError> {
+        let own = self.layout.root.ensure_dir(OWN, 0o700)?;
+        let images = Images::parse(images_json)?;
+        let id_of = |record: &str| Image::from_json(record).ok().map(|image| image.id_text().to_owned());
+        let mut history = History::load(&own, id_of)?;
+        // An id is a plain name, or it is no image's directory.
+        let on_disk = |id: &str| Ok(id.parse::<ImageId>().is_ok() && self.layout.images.meta(id)?.is_some());
+        Ok(history.note(&own, &self.id, images.iter().map(|image| (image.id_text(), image.json())), on_disk)?)
+    }
+}

@@ -1,0 +1,67 @@
+//! What a plan wants to know of the disk, read under the locks.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::fsio::optional;
+use crate::ids::{Digest, ImageId, LayerId};
+use crate::layout::{Layout, mounted};
+use crate::overlay::{Facts, TreeId};
+use crate::plan::{Change, DiskFacts, ImageFacts, StagedData, WantedImage};
+
+use super::TxnError;
+
+/// The largest document that is read, in bytes.
+const DOCUMENT_MAX: u64 = 64 << 20;
+
+/// Reads the disk for a plan.
+pub(super) struct Sight<'a> {
+    layout: &'a Layout,
+    /// The files that the transaction would write, by image.
+    files: HashMap<&'a ImageId, Vec<&'a StagedData>>,
+    /// What was read so far.
+    pub facts: DiskFacts,
+}
+
+impl<'a> Sight<'a> {
+    pub(super) fn new(layout: &'a Layout, changes: &'a [Change], images: &'a [WantedImage]) -> Self {
+        let mut files: HashMap<&ImageId, Vec<&StagedData>> = HashMap::new();
+        for wanted in images {
+            files.entry(&wanted.id).or_default().extend(&wanted.data);
+        }
+        for change in changes {
+            if let Change::SetData { image, items } = change {
+                files.entry(image).or_default().extend(items);
+            }
+        }
+        Self { layout, files, facts: DiskFacts::default() }
+    }
+
+    pub(super) fn layer(&mut self, id: &LayerId) -> Result<(), TxnError> {
+        self.facts.layers.insert(id.clone(), Facts::read(&self.layout.overlay, &self.layout.links, id)?);
+        Ok(())
+    }
+
+    pub(super) fn image(&mut self, id: &ImageId) -> Result<(), TxnError> {
+        let mut seen = ImageFacts::default();
+        if let Some(dir) = optional(self.layout.images.dir(id.as_str()))? {
+            seen.tree = Some(TreeId::of(&dir)?);
+            for item in self.files.get(id).into_iter().flatten() {
+                if let Some(bytes) = optional(dir.read(&item.file, DOCUMENT_MAX))? {
+                    seen.files.insert(item.file.clone(), Digest::of(&bytes));
+                }
+            }
+        }
+        self.facts.images.insert(id.clone(), seen);
+        Ok(())
+    }
+
+    /// What a plan asked for; of layers that are to go also where they are mounted.
+    pub(super) fn look(&mut self, layers: &BTreeSet<LayerId>, images: &BTreeSet<ImageId>) -> Result<(), TxnError> {
+        layers.iter().try_for_each(|id| self.layer(id))?;
+        images.iter().try_for_each(|id| self.image(id))?;
+        let ids: Vec<LayerId> = layers.iter().cloned().collect();
+        let links: Vec<_> = ids.iter().filter_map(|id| Some((id.clone(), self.facts.layers.get(id)?.link.clone()?))).collect();
+        self.facts.mounts.extend(mounted(self.layout, &ids, &links)?);
+        Ok(())
+    }
+}
