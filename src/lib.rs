@@ -15,6 +15,7 @@ pub mod lock;
 pub mod metadata;
 pub mod overlay;
 pub mod plan;
+pub mod podman_db;
 #[cfg(feature = "registry")]
 pub mod pull;
 pub mod read;

@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("history", 1),
     ("metadata", 1),
     ("overlay", 1),
+    ("podman_db", 1),
     ("tarsplit", 1),
     ("extract", 2),
     ("layout", 2),
