@@ -170,6 +170,12 @@ pub struct LayersGuard {
     _layers: Held,
 }
 
+/// images.lock, exclusive.
+#[derive(Debug)]
+pub struct ImagesGuard {
+    _images: Held,
+}
+
 impl StoreLocks {
     /// Takes all three locks exclusively.
     ///
@@ -200,6 +206,15 @@ impl StoreLocks {
     /// As [`StoreLocks::write`].
     pub fn write_layers(layers: &Dir, wait: &Wait<'_>) -> Result<LayersGuard, LockError> {
         Ok(LayersGuard { _layers: take(layers, LAYERS_LOCK, true, wait)? })
+    }
+
+    /// Takes images.lock alone, exclusively. Nothing else may be locked while it is held: layers.lock comes before it.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreLocks::write`].
+    pub fn write_images(images: &Dir, wait: &Wait<'_>) -> Result<ImagesGuard, LockError> {
+        Ok(ImagesGuard { _images: take(images, IMAGES_LOCK, true, wait)? })
     }
 }
 
