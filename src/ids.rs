@@ -101,6 +101,11 @@ text_id!(
     /// The name of a transaction: 128 random bits as 32 lowercase hex digits, never reused.
     TxnId, "a transaction id (32 lowercase hex digits)", |t| is_hex(t, 32)
 );
+text_id!(
+    /// Who pins an image: a name that a program chooses for itself.
+    Owner, "an owner of pins (1 to 100 characters of A-Z a-z 0-9 . _ -, the first no dot)",
+    |t| (1..=100).contains(&t.len()) && !t.starts_with('.') && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+);
 
 /// Fills `N` bytes from the system's random source.
 ///
@@ -191,6 +196,17 @@ mod tests {
         assert!(format!("sha256:{hex}").parse::<Digest>().is_ok());
         assert!("ODTVXQBZ7BNMVNDWIC27HWYR5E".parse::<LinkId>().is_ok());
         assert!("ODTVXQBZ7BNMVNDWIC27HWYR5\n".parse::<LinkId>().is_err());
+    }
+
+    #[test]
+    fn owners_are_plain_names() {
+        for good in ["a", "bootc", "-", "A.b_c-9", "a..", &"x".repeat(100)] {
+            assert_eq!(good.parse::<Owner>().unwrap().as_str(), good);
+        }
+        for bad in ["", ".", ".a", "a/b", "a b", "a\n", "ä", "a\0", &"x".repeat(101)] {
+            let error = bad.parse::<Owner>().unwrap_err().to_string();
+            assert!(error.ends_with("is not an owner of pins (1 to 100 characters of A-Z a-z 0-9 . _ -, the first no dot)"), "{error}");
+        }
     }
 
     #[test]

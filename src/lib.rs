@@ -14,7 +14,9 @@ pub mod layout;
 pub mod lock;
 pub mod metadata;
 pub mod overlay;
+pub mod pins;
 pub mod plan;
+pub mod podman_db;
 #[cfg(feature = "registry")]
 pub mod pull;
 pub mod read;

@@ -6,8 +6,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::fsio::{Hook, NoHook, Seam};
+use crate::ids::{ImageId, Owner};
 use crate::layout::{Layout, LayoutError, Tables, TablesError};
 use crate::lock::{LockError, Wait};
+use crate::pins::{self, PinError, Pinned};
 use crate::read::Snapshot;
 use crate::recovery::{self, RecoveryError, Report};
 use crate::txn::{TxnError, TxnOptions, WriteTxn};
@@ -77,6 +79,8 @@ pub enum StoreError {
     Recovery(#[from] RecoveryError),
     #[error(transparent)]
     Tables(#[from] TablesError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
     #[error("a sync failed earlier; what was written since may be lost, open the store again")]
     Poisoned,
 }
@@ -90,21 +94,24 @@ pub struct Store {
 }
 
 impl StoreError {
+    /// The lock that could not be had.
+    fn lock(&self) -> Option<&LockError> {
+        match self {
+            Self::Tables(TablesError::Lock(error)) | Self::Recovery(RecoveryError::Lock(error)) | Self::Pin(PinError::Lock(error)) => {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether waiting and trying again may help: something was held by somebody else.
     pub fn is_busy(&self) -> bool {
-        match self {
-            Self::Tables(TablesError::Lock(error)) | Self::Recovery(RecoveryError::Lock(error)) => matches!(error, LockError::Busy { .. }),
-            Self::Recovery(RecoveryError::Poisoned { .. }) => true,
-            _ => false,
-        }
+        matches!(self.lock(), Some(LockError::Busy { .. })) || matches!(self, Self::Recovery(RecoveryError::Poisoned { .. }))
     }
 
     /// Whether waiting for a lock was given up because the caller wanted no more of it.
     pub fn is_cancelled(&self) -> bool {
-        matches!(
-            self,
-            Self::Tables(TablesError::Lock(LockError::Cancelled { .. })) | Self::Recovery(RecoveryError::Lock(LockError::Cancelled { .. }))
-        )
+        matches!(self.lock(), Some(LockError::Cancelled { .. }))
     }
 }
 
@@ -181,6 +188,45 @@ impl Store {
             Some(layout) => Ok(Some(Snapshot::new(Tables::read(&layout, &self.options.waiting())?))),
             None => Ok(None),
         }
+    }
+
+    /// Keeps an image from being pruned by us until [`Store::unpin`] with the same owner; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`pins::pin`]; a poisoned handle.
+    pub fn pin(&self, image: &ImageId, owner: &Owner) -> Result<(), StoreError> {
+        let missing = || PinError::NoImage { image: image.clone(), path: self.options.graphroot.clone() };
+        let layout = self.layout_to_change()?.ok_or_else(missing)?;
+        Ok(pins::pin(&layout, &self.options.waiting(), image, owner)?)
+    }
+
+    /// Ends a pin; says whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// As [`pins::unpin`]; a poisoned handle.
+    pub fn unpin(&self, image: &ImageId, owner: &Owner) -> Result<bool, StoreError> {
+        match self.layout_to_change()? {
+            Some(layout) => Ok(pins::unpin(&layout, &self.options.waiting(), image, owner)?),
+            None => Ok(false),
+        }
+    }
+
+    /// The pinned images with all who pin them.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn pins(&self) -> Result<Pinned, StoreError> {
+        match self.layout()? {
+            Some(layout) => Ok(pins::pinned(&layout).map_err(PinError::Disk)?),
+            None => Ok(Pinned::new()),
+        }
+    }
+
+    fn layout_to_change(&self) -> Result<Option<Layout>, StoreError> {
+        if self.seam.poisoned() { Err(StoreError::Poisoned) } else { self.layout() }
     }
 
     /// Begins a transaction, making the store if there is none.

@@ -17,7 +17,7 @@ pub use tables::{Tables, TablesError};
 use std::path::{Path, PathBuf};
 
 use crate::fsio::{self, Dir, Seam, optional};
-use crate::ids::{ImageId, LayerId, TxnId};
+use crate::ids::{ImageId, LayerId, Owner, TxnId};
 use crate::metadata::{self, Images, Layers, LoadError};
 
 /// The directory of cstor-rs in the graph root: invisible to every version of podman.
@@ -28,6 +28,8 @@ pub const JOURNAL: &str = "journal";
 pub const STAGE: &str = "stage";
 /// Layer trees that no record names any more.
 pub const TRASH: &str = "trash";
+/// Files that keep images from being pruned by us.
+pub const PINS: &str = "pins";
 /// Go's temporary directories, in `overlay/` (storage 1.59 and newer).
 pub const TEMPDIRS: &str = "tempdirs";
 /// The table of layers.
@@ -50,6 +52,18 @@ pub fn side_stage_name(txn: &TxnId) -> String {
 /// The transaction whose staging directory this is.
 pub fn parse_side_stage(name: &str) -> Option<TxnId> {
     name.strip_prefix(".cstor-rs-")?.parse().ok()
+}
+
+/// The file that says that `owner` pins `image`.
+pub fn pin_name(image: &ImageId, owner: &Owner) -> String {
+    format!("{image}.{owner}")
+}
+
+/// The pin that a file of this name is.
+pub fn parse_pin(name: &str) -> Option<(ImageId, Owner)> {
+    // An id has no dot, an owner may have some.
+    let (image, owner) = name.split_once('.')?;
+    Some((image.parse().ok()?, owner.parse().ok()?))
 }
 
 /// What names a temporary directory of a transaction among Go's: the transaction, and a number that is never used again.

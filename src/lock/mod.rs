@@ -218,10 +218,8 @@ impl StoreLocks {
     pub fn write_layers(layers: &Dir, wait: &Wait<'_>) -> Result<LayersGuard, LockError> {
         Ok(LayersGuard { _layers: take(layers, LAYERS_LOCK, true, wait)? })
     }
-}
 
-impl StoreLocks {
-    /// Takes images.lock alone, exclusively: for what changes images.json and nothing else.
+    /// Takes images.lock alone, exclusively. Nothing else may be locked while it is held: layers.lock comes before it.
     ///
     /// # Errors
     ///
