@@ -16,6 +16,7 @@ mod error;
 mod go;
 mod image;
 mod images;
+mod index;
 mod layer;
 mod layers;
 mod load;
@@ -23,6 +24,7 @@ mod loose;
 mod table;
 mod time;
 mod users;
+mod work;
 
 pub use big_data::{BigDataKeyError, big_data_file, big_data_key};
 pub use error::{Cause, EditError, LoadError, ParseError};
