@@ -8,9 +8,11 @@
 mod gotemp;
 mod route;
 mod tables;
+mod users;
 
 pub use route::Route;
 pub use tables::{Tables, TablesError};
+pub use users::{Mounted, User, Users};
 
 use std::path::{Path, PathBuf};
 

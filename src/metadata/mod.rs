@@ -40,3 +40,5 @@ pub use users::{Container, Containers, Mountpoint, Mountpoints};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use work::count as count_work;
