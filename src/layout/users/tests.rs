@@ -113,9 +113,10 @@ fn u1_gathering_looks_at_every_record_once_however_deep_the_chains() {
         let asking = count_work(|| (0..n).filter(|id| users.of_family(&layer_id(*id)).is_some()).count());
         assert_eq!((asking.0, asking.1.looks), (n, 0));
         assert_eq!(users.families.len(), n);
-        work.looks
+        (work.looks, users.visits)
     });
-    assert_eq!((small, large), (2 * 100 + 1, 2 * 400 + 1));
+    // Layers, containers and the mount; each user comes by its layer, each layer by its parent.
+    assert_eq!((small, large), ((2 * 100 + 1, 2 * 100), (2 * 400 + 1, 2 * 400)));
 }
 
 #[test]
