@@ -29,6 +29,9 @@ const LIMIT: u64 = 256 << 20;
 const RECORD_LIMIT: usize = 16 << 20;
 /// The file is rewritten once it is this much larger than twice what is still newest.
 const SLACK: u64 = 1 << 20;
+/// The checksums of what is no frame after all may cost this many times the file. Frames lie side by side; what only
+/// looks like them, each said to be 16 MiB long, may begin at every eighth byte.
+const VAIN: usize = 4;
 
 /// The newest record of every image, by the caller's key.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -50,31 +53,38 @@ fn frame(txn: &TxnId, record: &str) -> Vec<u8> {
     bytes
 }
 
-/// The frame that `bytes` begin with: its record and length.
-fn parse_frame(bytes: &[u8]) -> Option<(&str, usize)> {
+/// The frame that `bytes` begin with: its record and length. What is read in vain is paid from `budget`.
+fn parse_frame<'a>(bytes: &'a [u8], budget: &mut usize) -> Option<(&'a str, usize)> {
     let head = bytes.get(..HEAD)?;
     let (body, crc) = head.split_at_checked(HEAD - 4)?;
     let len = usize::try_from(u32::from_le_bytes(body.get(4..8)?.try_into().ok()?)).ok()?;
     if !body.starts_with(MAGIC) || len > RECORD_LIMIT {
         return None;
     }
-    let record = bytes.get(HEAD..HEAD + len)?;
+    let record = bytes.get(HEAD..HEAD + len).filter(|record| record.len() <= *budget)?;
     let mut hash = crc32fast::Hasher::new();
     hash.update(body.get(4..)?);
     hash.update(record);
-    if hash.finalize().to_le_bytes() != crc {
-        return None;
+    let record = std::str::from_utf8(record).ok().filter(|_| hash.finalize().to_le_bytes() == crc);
+    if record.is_none() {
+        *budget -= len;
     }
-    Some((std::str::from_utf8(record).ok()?, HEAD + len))
+    Some((record?, HEAD + len))
 }
 
 impl History {
-    /// Reads frames; damage is passed over. `key` gives the image's id out of a record.
+    /// Reads frames; damage is passed over, in time that grows with the file alone: behind more damage than any accident
+    /// makes nothing is read any more. `key` gives the image's id out of a record.
     pub fn parse(bytes: &[u8], key: impl Fn(&str) -> Option<String>) -> Self {
+        let mut budget = bytes.len().saturating_mul(VAIN);
+        Self::parse_within(bytes, &mut budget, key)
+    }
+
+    fn parse_within(bytes: &[u8], budget: &mut usize, key: impl Fn(&str) -> Option<String>) -> Self {
         let mut history = Self { bytes: bytes.len() as u64, ..Self::default() };
         let mut rest = bytes;
         while !rest.is_empty() {
-            match parse_frame(rest) {
+            match parse_frame(rest, budget) {
                 Some((record, used)) => {
                     if let Some(id) = key(record) {
                         history.newest.insert(id, record.to_owned());
@@ -216,6 +226,34 @@ mod tests {
         for len in 0..whole.len() {
             assert!(History::parse(&whole[..len], key).newest.len() < 3);
         }
+    }
+
+    #[test]
+    fn damage_costs_no_more_than_a_few_times_the_file() {
+        let honest: Vec<u8> = (0..100u8)
+            .flat_map(|n| {
+                let mut bytes = frame(&txn(), &format!("{n} {}", "x".repeat(5000)));
+                bytes[HEAD + 100] ^= n % 2;
+                bytes
+            })
+            .collect();
+        let mut budget = VAIN * honest.len();
+        let history = History::parse_within(&honest, &mut budget, key);
+        assert_eq!(history.newest.len(), 50, "every second frame is whole");
+        assert_eq!(VAIN * honest.len() - budget, 50 * 5003 - 5, "each damaged frame is paid for once");
+
+        // As the header of a frame of 60,000 bytes at every 28th byte: quadratic, were all of them checked.
+        let mut hostile = Vec::new();
+        for _ in 0..10_000 {
+            hostile.extend_from_slice(MAGIC);
+            hostile.extend_from_slice(&60_000u32.to_le_bytes());
+            hostile.extend_from_slice(&[0; HEAD - 8]);
+        }
+        let file = [frame(&txn(), "a 1"), hostile, frame(&txn(), "b 1")].concat();
+        let mut budget = VAIN * file.len();
+        let history = History::parse_within(&file, &mut budget, key);
+        assert_eq!((history.get("a"), history.get("b")), (Some("a 1"), Some("b 1")));
+        assert_eq!(VAIN * file.len() - budget, VAIN * file.len() / 60_000 * 60_000);
     }
 
     #[test]

@@ -9,10 +9,12 @@ mod gotemp;
 mod mounts;
 mod route;
 mod tables;
+mod users;
 
 pub use mounts::mounted;
 pub use route::Route;
 pub use tables::{Tables, TablesError};
+pub use users::{Mounted, User, Users};
 
 use std::path::{Path, PathBuf};
 

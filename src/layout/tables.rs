@@ -1,12 +1,11 @@
 //! All tables of a store, read together under shared locks.
 
-use std::collections::HashSet;
-
 use super::Layout;
+use super::users::{self, Users};
 use crate::fsio::{self, Dir, Seam, optional};
 use crate::ids::LayerId;
 use crate::lock::{LockError, StoreLocks, Wait};
-use crate::metadata::{self, Containers, Images, Layers, LoadError, Mountpoints};
+use crate::metadata::{self, Containers, Images, Layer, Layers, LoadError, Mountpoints};
 
 /// The tables as they were at one moment.
 #[derive(Debug, Clone)]
@@ -70,50 +69,27 @@ impl Tables {
         })
     }
 
-    /// A layer and everything built on it, directly or not.
-    pub fn with_descendants(&self, id: &LayerId) -> HashSet<String> {
-        let mut found = HashSet::from([id.to_string()]);
-        loop {
-            let before = found.len();
-            for layer in self.layers.iter().chain(self.volatile.iter()) {
-                if found.contains(layer.parent_text()) {
-                    found.insert(layer.id_text().to_owned());
-                }
-            }
-            if found.len() == before {
-                return found;
-            }
-        }
+    /// The layers whose parent this is, those of containers that end with their process included.
+    pub fn children(&self, id: &LayerId) -> impl Iterator<Item = &Layer> {
+        self.layers.children(id).chain(self.volatile.children(id))
     }
 
-    /// Who uses a layer or a descendant right now: a container by name, or a mount.
+    /// Who uses layers and images right now. To be gathered once for all questions.
+    ///
+    /// # Errors
+    ///
+    /// An unreadable `/proc/self/mountinfo`.
+    pub fn users(&self, layout: &Layout) -> Result<Users, TablesError> {
+        Ok(Users::new(self, users::mounted(layout)?))
+    }
+
+    /// Who uses a layer or a descendant right now: a container by name, or a mount. Whoever asks about more than one
+    /// layer asks [`Tables::users`].
     ///
     /// # Errors
     ///
     /// An unreadable `/proc/self/mountinfo`.
     pub fn user_of(&self, layout: &Layout, id: &LayerId) -> Result<Option<String>, TablesError> {
-        let family = self.with_descendants(id);
-        for container in self.containers.iter().chain(self.volatile_containers.iter()) {
-            if container.layer().is_some_and(|layer| family.contains(layer.as_str())) {
-                return Ok(Some(format!("container {}", container.display_name())));
-            }
-        }
-        if let Some(mount) = self.mounts.iter().find(|mount| family.contains(mount.id().as_str()) && mount.count() > 0) {
-            return Ok(Some(format!("the mount at {}", mount.path())));
-        }
-        let path = "/proc/self/mountinfo";
-        let text = fs_err::read_to_string(path).map_err(|source| fsio::Error { call: "read", path: path.into(), source })?;
-        // As the kernel writes it there.
-        let overlay = layout.overlay.path().display().to_string();
-        let overlay = [('\\', "\\134"), (' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")]
-            .into_iter()
-            .fold(overlay, |path, (char, code)| path.replace(char, code));
-        for point in text.lines().filter_map(|line| line.split(' ').nth(4)) {
-            let member = point.strip_prefix(&overlay).and_then(|rest| rest.split('/').nth(1));
-            if member.is_some_and(|member| family.contains(member)) {
-                return Ok(Some(format!("the mount at {point}")));
-            }
-        }
-        Ok(None)
+        Ok(self.users(layout)?.of_family(id).map(ToString::to_string))
     }
 }

@@ -1,6 +1,6 @@
 //! Pure: no I/O. One record of images.json (spec section 2.2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -219,13 +219,13 @@ impl Image {
     /// The same record with these names; each of them goes in front of the history, in their order.
     pub(super) fn with_names(&self, names: &[String]) -> Result<Self, ParseError> {
         let history = dedupe(names.iter().rev().chain(&self.names_history));
-        self.changed(&[names_change(names), ("names-history", unless_empty(&history))])
+        self.changed(&[("names", unless_empty(names)), ("names-history", unless_empty(&history))])
     }
 
-    /// The same record without a name that went to another image; the history stays.
-    pub(super) fn without_name(&self, name: &str) -> Result<Self, ParseError> {
-        let names: Vec<String> = self.names.iter().filter(|n| *n != name).cloned().collect();
-        self.changed(&[names_change(&names)])
+    /// The same record without the names that went to another image; the history stays.
+    pub(super) fn without_names(&self, lost: &HashSet<&str>) -> Result<Self, ParseError> {
+        let names: Vec<&String> = self.names.iter().filter(|name| !lost.contains(name.as_str())).collect();
+        self.changed(&[("names", unless_empty(&names))])
     }
 
     /// The same record without any name and history.
@@ -249,8 +249,9 @@ impl Image {
         let mut sizes = self.big_data_sizes.clone();
         let mut digests = self.big_data_digests.clone();
         let mut digest = self.digest.clone();
+        let mut known: HashSet<&str> = self.big_data_names.iter().map(String::as_str).collect();
         for item in items {
-            if !names.contains(&item.key) {
+            if known.insert(&item.key) {
                 names.push(item.key.clone());
             }
             sizes.insert(item.key.clone(), item.size);
@@ -264,17 +265,24 @@ impl Image {
                 None => drop(digests.remove(&item.key)),
             }
         }
-        let [names, sizes, digests] = data_changes(&names, &sizes, &digests);
+        let [names, sizes, digests] = big_data_changes(&names, &sizes, &digests);
         self.changed(&[("digest", digest.map(|d| go::string(d.as_str()))), names, sizes, digests])
+    }
+
+    /// Whether anything is recorded of a big data item.
+    pub(super) fn has_big_data(&self, key: &str) -> bool {
+        self.big_data_sizes.contains_key(key)
+            || self.big_data_digests.contains_key(key)
+            || self.big_data_names.iter().any(|name| name == key)
     }
 
     /// The same record without a big data item; its digest stays.
     pub(super) fn without_big_data(&self, key: &str) -> Result<Self, ParseError> {
-        let names: Vec<String> = self.big_data_names.iter().filter(|name| *name != key).cloned().collect();
+        let names: Vec<&String> = self.big_data_names.iter().filter(|name| *name != key).collect();
         let (mut sizes, mut digests) = (self.big_data_sizes.clone(), self.big_data_digests.clone());
         sizes.remove(key);
         digests.remove(key);
-        self.changed(&data_changes(&names, &sizes, &digests))
+        self.changed(&big_data_changes(&names, &sizes, &digests))
     }
 
     /// What the record says of its big data, in its order.
@@ -290,16 +298,13 @@ impl Image {
     }
 }
 
-fn data_changes(names: &[String], sizes: &BTreeMap<String, i64>, digests: &BTreeMap<String, Loose<Digest>>) -> [Change; 3] {
+/// What a record says of its big data, without what is empty.
+fn big_data_changes(names: &[impl AsRef<str>], sizes: &BTreeMap<String, i64>, digests: &BTreeMap<String, Loose<Digest>>) -> [Change; 3] {
     [
         ("big-data-names", unless_empty(names)),
         ("big-data-sizes", (!sizes.is_empty()).then(|| go::map(sizes, i64::to_string))),
         ("big-data-digests", (!digests.is_empty()).then(|| go::map(digests, |d| go::string(d.as_str())))),
     ]
-}
-
-fn names_change(names: &[String]) -> Change {
-    ("names", unless_empty(names))
 }
 
 fn unless_empty(items: &[impl AsRef<str>]) -> Option<String> {

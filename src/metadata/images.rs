@@ -1,9 +1,10 @@
 //! Pure: no I/O. images.json, and Go's rules for names and big data in it (spec section 9).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::error::{EditError, ParseError, shorten};
 use super::image::{BigData, Image, dedupe};
+use super::index::Index;
 use super::loose::Loose;
 use super::table::Table;
 use crate::ids::{Digest, ImageId, LayerId};
@@ -15,10 +16,30 @@ use crate::ids::{Digest, ImageId, LayerId};
 #[derive(Debug, Clone, Default)]
 pub struct Images {
     table: Table<Image>,
-    /// Slots by name, digest and layer. Some may be out of date: who looks asks the record itself.
-    names: HashMap<String, Vec<usize>>,
-    digests: HashMap<Digest, Vec<usize>>,
-    layers: HashMap<LayerId, Vec<usize>>,
+    ways: Ways,
+}
+
+/// What images are found by.
+#[derive(Debug, Clone, Default)]
+struct Ways {
+    names: Index<String>,
+    digests: Index<Digest>,
+    layers: Index<LayerId>,
+}
+
+impl Ways {
+    /// An image comes to a slot, or leaves it.
+    fn set(&mut self, slot: usize, image: &Image, there: bool) {
+        for name in image.names() {
+            self.names.set(name, slot, there);
+        }
+        for digest in image.lookup_digests() {
+            self.digests.set(digest, slot, there);
+        }
+        for layer in image.layer().into_iter().chain(image.mapped_layers()).filter_map(Loose::known) {
+            self.layers.set(layer, slot, there);
+        }
+    }
 }
 
 impl Images {
@@ -30,7 +51,7 @@ impl Images {
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let mut images = Self { table: Table::parse(bytes)?, ..Self::default() };
         for (slot, image) in images.table.slots() {
-            note(&mut images.names, &mut images.digests, &mut images.layers, slot, image);
+            images.ways.set(slot, image, true);
         }
         Ok(images)
     }
@@ -62,32 +83,25 @@ impl Images {
 
     /// The image that has this name.
     pub fn by_name(&self, name: &str) -> Option<&Image> {
-        self.holders(name).last().and_then(|slot| self.table.at(slot))
+        self.ways.names.get(name).next_back().and_then(|slot| self.table.at(slot))
     }
 
     /// The images that can be found by this digest: their own or that of one of their manifests.
     pub fn by_digest(&self, digest: &Digest) -> impl Iterator<Item = &Image> {
-        let slots = self.digests.get(digest).into_iter().flatten();
-        slots.filter_map(|slot| self.table.at(*slot)).filter(move |image| image.lookup_digests().any(|d| d == digest))
+        self.ways.digests.get(digest).filter_map(|slot| self.table.at(slot))
     }
 
     /// The images with this top layer or mapped layer.
     pub fn by_layer(&self, id: &LayerId) -> impl Iterator<Item = &Image> {
-        self.layers.get(id).into_iter().flatten().filter_map(|slot| self.table.at(*slot))
+        self.ways.layers.get(id).filter_map(|slot| self.table.at(slot))
     }
 
     /// The names that records have in vain because a later record has them too.
     pub fn shadowed_names(&self) -> impl Iterator<Item = (&str, &Image)> {
         self.table.slots().flat_map(move |(slot, image)| {
-            let vain = move |name: &&String| self.holders(name).last() != Some(slot);
+            let vain = move |name: &&String| self.ways.names.get(*name).next_back() != Some(slot);
             image.names().iter().filter(vain).map(move |name| (name.as_str(), image))
         })
-    }
-
-    /// The slots of the records that have a name, in file order.
-    fn holders<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
-        let slots = self.names.get(name).into_iter().flatten().copied();
-        slots.filter(move |slot| self.table.at(*slot).is_some_and(|image| image.names().iter().any(|n| n == name)))
     }
 
     /// Appends an image.
@@ -107,8 +121,7 @@ impl Images {
                 return Err(EditError::NameInUse { name: shorten(name), id: shorten(other.id_text()) });
             }
         }
-        let slot = self.table.push(image);
-        self.note(slot);
+        self.push(image);
         Ok(())
     }
 
@@ -127,8 +140,7 @@ impl Images {
         match self.table.slot(id).and_then(|slot| Some((slot, self.table.at(slot)?))) {
             None => {
                 let nameless = if image.names().is_empty() { image.clone() } else { image.nameless().map_err(fault)? };
-                let slot = self.table.push(nameless);
-                self.note(slot);
+                self.push(nameless);
             }
             Some((_, have)) if have.layer_text() != image.layer_text() => {
                 return Err(EditError::OtherTopLayer {
@@ -155,7 +167,11 @@ impl Images {
     /// Takes an image out, every record with its id; `None` if there is none. Who may still need it is not
     /// looked at here.
     pub fn remove(&mut self, id: &ImageId) -> Option<Image> {
-        self.table.take(id)
+        let taken = self.table.take(id);
+        for (slot, image) in &taken {
+            self.ways.set(*slot, image, false);
+        }
+        taken.into_iter().next().map(|(_, image)| image)
     }
 
     /// Gives an image more names. They come first; every other image loses them.
@@ -177,8 +193,8 @@ impl Images {
     /// [`EditError::Unknown`].
     pub fn remove_names(&mut self, id: &ImageId, names: &[impl AsRef<str>]) -> Result<(), EditError> {
         let (slot, image) = self.known(id)?;
-        let gone = owned(names);
-        let names = dedupe(image.names().iter().filter(|name| !gone.contains(name)));
+        let gone: HashSet<&str> = names.iter().map(AsRef::as_ref).collect();
+        let names = dedupe(image.names().iter().filter(|name| !gone.contains(name.as_str())));
         self.name(slot, id, &names)
     }
 
@@ -204,15 +220,18 @@ impl Images {
         Ok(())
     }
 
-    /// Takes one big data item out of an image's record; the record's digest stays.
+    /// Forgets a big data item; one that is not there is passed over. The record's digest stays, as the one that was
+    /// recorded first, whichever items come and go.
     ///
     /// # Errors
     ///
     /// [`EditError::Unknown`].
     pub fn drop_big_data(&mut self, id: &ImageId, key: &str) -> Result<(), EditError> {
         let (slot, image) = self.known(id)?;
-        let image = image.without_big_data(key).map_err(|e| fault(id, e))?;
-        self.put(slot, image);
+        if image.has_big_data(key) {
+            let image = image.without_big_data(key).map_err(|e| fault(id, e))?;
+            self.put(slot, image);
+        }
         Ok(())
     }
 
@@ -233,19 +252,19 @@ impl Images {
         found.ok_or_else(|| EditError::Unknown { what: "image", id: id.to_string() })
     }
 
-    /// Go's updateNames: the other holders lose the names, the image gets them and their history.
+    /// Go's updateNames: the other holders lose the names, the image gets them and their history. Every record that
+    /// changes is written once, however many names it loses.
     fn name(&mut self, slot: usize, id: &ImageId, names: &[String]) -> Result<(), EditError> {
-        let mut changed: Vec<(usize, Image)> = Vec::new();
+        let mut lost: BTreeMap<usize, HashSet<&str>> = BTreeMap::new();
         for name in names {
-            for other in self.holders(name).filter(|other| *other != slot) {
-                let earlier = changed.iter().position(|(s, _)| *s == other);
-                let image = earlier.and_then(|at| changed.get(at)).map(|(_, image)| image).or_else(|| self.table.at(other));
-                let Some(image) = image.map(|image| image.without_name(name)) else { continue };
-                let image = image.map_err(|e| fault(id, e))?;
-                match earlier.and_then(|at| changed.get_mut(at)) {
-                    Some(place) => place.1 = image,
-                    None => changed.push((other, image)),
-                }
+            for other in self.ways.names.get(name).filter(|other| *other != slot) {
+                lost.entry(other).or_default().insert(name);
+            }
+        }
+        let mut changed = Vec::with_capacity(lost.len() + 1);
+        for (other, lost) in &lost {
+            if let Some(image) = self.table.at(*other) {
+                changed.push((*other, image.without_names(lost).map_err(|e| fault(id, e))?));
             }
         }
         if let Some(image) = self.table.at(slot) {
@@ -257,22 +276,19 @@ impl Images {
         Ok(())
     }
 
-    fn put(&mut self, slot: usize, image: Image) {
-        // A name that moves through many images would otherwise leave a trail that every later move walks.
-        let lost = self.table.at(slot).into_iter().flat_map(Image::names).filter(|name| !image.names().contains(name));
-        for name in lost {
-            if let Some(slots) = self.names.get_mut(name) {
-                slots.retain(|s| *s != slot);
-            }
+    fn push(&mut self, image: Image) {
+        let slot = self.table.push(image);
+        if let Some(image) = self.table.at(slot) {
+            self.ways.set(slot, image, true);
         }
-        self.table.replace(slot, image);
-        self.note(slot);
     }
 
-    fn note(&mut self, slot: usize) {
-        if let Some(image) = self.table.at(slot) {
-            note(&mut self.names, &mut self.digests, &mut self.layers, slot, image);
+    fn put(&mut self, slot: usize, image: Image) {
+        if let Some(old) = self.table.at(slot) {
+            self.ways.set(slot, old, false);
         }
+        self.ways.set(slot, &image, true);
+        self.table.replace(slot, image);
     }
 }
 
@@ -282,19 +298,4 @@ fn owned(names: &[impl AsRef<str>]) -> Vec<String> {
 
 fn fault(id: &ImageId, source: ParseError) -> EditError {
     EditError::Record { what: "image", id: id.to_string(), source }
-}
-
-type Slots<K> = HashMap<K, Vec<usize>>;
-
-/// Adds a record to the indexes, its slot once and in order.
-fn note(names: &mut Slots<String>, digests: &mut Slots<Digest>, layers: &mut Slots<LayerId>, slot: usize, image: &Image) {
-    fn add<K: Clone + Eq + std::hash::Hash>(index: &mut Slots<K>, key: &K, slot: usize) {
-        let slots = index.entry(key.clone()).or_default();
-        if let Err(place) = slots.binary_search(&slot) {
-            slots.insert(place, slot);
-        }
-    }
-    image.names().iter().for_each(|name| add(names, name, slot));
-    image.lookup_digests().for_each(|digest| add(digests, digest, slot));
-    image.layer().into_iter().chain(image.mapped_layers()).filter_map(Loose::known).for_each(|id| add(layers, id, slot));
 }

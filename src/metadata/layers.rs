@@ -1,8 +1,7 @@
 //! Pure: no I/O. layers.json and volatile-layers.json.
 
-use std::collections::HashMap;
-
 use super::error::{EditError, ParseError, shorten};
+use super::index::Index;
 use super::layer::Layer;
 use super::loose::Loose;
 use super::table::Table;
@@ -12,9 +11,26 @@ use crate::ids::{Digest, LayerId};
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
     table: Table<Layer>,
-    /// Slots by parent and by DiffID; those of removed layers stay and lead to a hole.
-    children: HashMap<LayerId, Vec<usize>>,
-    diffs: HashMap<Digest, Vec<usize>>,
+    ways: Ways,
+}
+
+/// What layers are found by.
+#[derive(Debug, Clone, Default)]
+struct Ways {
+    children: Index<LayerId>,
+    diffs: Index<Digest>,
+}
+
+impl Ways {
+    /// A layer comes to a slot, or leaves it.
+    fn set(&mut self, slot: usize, layer: &Layer, there: bool) {
+        if let Some(parent) = layer.parent().and_then(Loose::known) {
+            self.children.set(parent, slot, there);
+        }
+        if let Some(diff) = layer.diff_digest().and_then(Loose::known) {
+            self.diffs.set(diff, slot, there);
+        }
+    }
 }
 
 impl Layers {
@@ -26,7 +42,7 @@ impl Layers {
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let mut layers = Self { table: Table::parse(bytes)?, ..Self::default() };
         for (slot, layer) in layers.table.slots() {
-            note(&mut layers.children, &mut layers.diffs, slot, layer);
+            layers.ways.set(slot, layer, true);
         }
         Ok(layers)
     }
@@ -58,12 +74,12 @@ impl Layers {
 
     /// The layers whose parent this is, in file order.
     pub fn children(&self, id: &LayerId) -> impl Iterator<Item = &Layer> {
-        self.children.get(id).into_iter().flatten().filter_map(|slot| self.table.at(*slot))
+        self.ways.children.get(id).filter_map(|slot| self.table.at(slot))
     }
 
     /// The layers with this DiffID, in file order: whatever their parents, complete or not, mapped or not.
     pub fn by_diff_digest(&self, digest: &Digest) -> impl Iterator<Item = &Layer> {
-        self.diffs.get(digest).into_iter().flatten().filter_map(|slot| self.table.at(*slot))
+        self.ways.diffs.get(digest).filter_map(|slot| self.table.at(slot))
     }
 
     /// Appends a layer.
@@ -80,7 +96,7 @@ impl Layers {
         }
         let slot = self.table.push(layer);
         if let Some(layer) = self.table.at(slot) {
-            note(&mut self.children, &mut self.diffs, slot, layer);
+            self.ways.set(slot, layer, true);
         }
         Ok(())
     }
@@ -88,15 +104,10 @@ impl Layers {
     /// Takes a layer out, every record with its id; `None` if there is none. Who may still need it is not
     /// looked at here.
     pub fn remove(&mut self, id: &LayerId) -> Option<Layer> {
-        self.table.take(id)
-    }
-}
-
-fn note(children: &mut HashMap<LayerId, Vec<usize>>, diffs: &mut HashMap<Digest, Vec<usize>>, slot: usize, layer: &Layer) {
-    if let Some(parent) = layer.parent().and_then(Loose::known) {
-        children.entry(parent.clone()).or_default().push(slot);
-    }
-    if let Some(diff) = layer.diff_digest().and_then(Loose::known) {
-        diffs.entry(diff.clone()).or_default().push(slot);
+        let taken = self.table.take(id);
+        for (slot, layer) in &taken {
+            self.ways.set(*slot, layer, false);
+        }
+        taken.into_iter().next().map(|(_, layer)| layer)
     }
 }

@@ -16,6 +16,7 @@ mod error;
 mod go;
 mod image;
 mod images;
+mod index;
 mod layer;
 mod layers;
 mod load;
@@ -24,6 +25,7 @@ mod loose;
 mod table;
 mod time;
 mod users;
+mod work;
 
 pub use big_data::{BigDataKeyError, big_data_file, big_data_key};
 pub use error::{Cause, EditError, LoadError, ParseError};
@@ -40,3 +42,5 @@ pub use users::{Container, Containers, Mountpoint, Mountpoints};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use work::count as count_work;

@@ -1,6 +1,6 @@
 //! Pure: no I/O. A JSON list of records, each kept with its own text.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use serde::Deserialize;
@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::error::{Cause, ParseError};
+use super::work;
 
 /// Lists and objects may lie in each other this deep. Go's own files need five levels.
 pub const MAX_DEPTH: usize = 100;
@@ -34,14 +35,16 @@ pub trait Record: Sized {
 /// Records in file order with an index by id. Of several records with one id the first is found, all are kept.
 #[derive(Debug, Clone)]
 pub struct Table<R: Record> {
-    /// A removed record leaves a hole, so that slot numbers stay what they are.
-    slots: Vec<Option<R>>,
+    /// Slot numbers stay what they are and are not used twice; a removed record leaves nothing behind to walk over.
+    slots: BTreeMap<usize, R>,
+    /// The slot of the next record.
+    next: usize,
     index: HashMap<R::Id, Vec<usize>>,
 }
 
 impl<R: Record> Default for Table<R> {
     fn default() -> Self {
-        Self { slots: Vec::new(), index: HashMap::new() }
+        Self { slots: BTreeMap::new(), next: 0, index: HashMap::new() }
     }
 }
 
@@ -76,7 +79,7 @@ impl<R: Record> Table<R> {
 
     /// The records in file order.
     pub fn iter(&self) -> impl Iterator<Item = &R> {
-        self.slots.iter().flatten()
+        self.slots().map(|(_, record)| record)
     }
 
     /// The record with this id.
@@ -86,12 +89,12 @@ impl<R: Record> Table<R> {
 
     /// The number of records.
     pub fn len(&self) -> usize {
-        self.iter().count()
+        self.slots.len()
     }
 
     /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+        self.slots.is_empty()
     }
 
     pub(super) fn slot(&self, id: &R::Id) -> Option<usize> {
@@ -99,39 +102,38 @@ impl<R: Record> Table<R> {
     }
 
     pub(super) fn at(&self, slot: usize) -> Option<&R> {
-        self.slots.get(slot)?.as_ref()
+        work::look();
+        self.slots.get(&slot)
     }
 
     /// The records with their slots.
     pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &R)> {
-        self.slots.iter().enumerate().filter_map(|(slot, record)| Some((slot, record.as_ref()?)))
+        self.slots.iter().inspect(|_| work::look()).map(|(slot, record)| (*slot, record))
     }
 
     /// Appends a record and gives its slot.
     pub(super) fn push(&mut self, record: R) -> usize {
-        let slot = self.slots.len();
+        let slot = self.next;
+        self.next += 1;
         if let Some(id) = record.key() {
             self.index.entry(id.clone()).or_default().push(slot);
         }
-        self.slots.push(Some(record));
+        self.slots.insert(slot, record);
         slot
     }
 
     /// Puts another record of the same id into a slot.
     pub(super) fn replace(&mut self, slot: usize, record: R) {
-        if let Some(place) = self.slots.get_mut(slot) {
-            *place = Some(record);
+        if let Some(place) = self.slots.get_mut(&slot) {
+            *place = record;
         }
     }
 
-    /// Takes every record with this id out and gives the one that `get` found: were a second one left, it would
-    /// come to life.
-    pub(super) fn take(&mut self, id: &R::Id) -> Option<R> {
-        let slots = self.index.remove(id)?;
-        let mut taken = slots.into_iter().filter_map(|slot| self.slots.get_mut(slot)?.take());
-        let first = taken.next();
-        taken.for_each(drop);
-        first
+    /// Takes every record with this id out, with its slot; the one that `get` found comes first. Were a second one
+    /// left, it would come to life.
+    pub(super) fn take(&mut self, id: &R::Id) -> Vec<(usize, R)> {
+        let slots = self.index.remove(id).unwrap_or_default();
+        slots.into_iter().filter_map(|slot| Some((slot, self.slots.remove(&slot)?))).inspect(|_| work::look()).collect()
     }
 }
 
@@ -140,6 +142,7 @@ pub(super) fn decode<T: DeserializeOwned>(json: &str) -> Result<T, ParseError> {
     if !json.trim_start_matches(JSON_SPACE).starts_with('{') {
         return Err(ParseError::new(0, Cause::NotAnObject));
     }
+    work::parse(json.len());
     // One level less: the record will stand in a list.
     check_depth(json.as_bytes(), MAX_DEPTH - 1)?;
     serde_json::from_str(json).map_err(|e| json_error(json, &e))

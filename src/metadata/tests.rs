@@ -8,6 +8,9 @@ use super::*;
 use crate::fsio::{Dir, Seam};
 use crate::ids::{Digest, ImageId, LayerId};
 
+mod big_data;
+mod linear;
+
 const PULLED: &str = "a1723ae9971f3b63bee0256dc21790424e5b19639c315853b23303c84425b063";
 const TOP: &str = "e3c536185968a02f8b466eff9fd07e12c0e285cfa6bc8d31ba9349d1bc364018";
 

@@ -1,0 +1,156 @@
+//! Who uses layers and images: containers and mounts, gathered once, asked as often as one likes.
+//!
+//! Invariants:
+//! - U1: gathering looks at every record once and goes from a layer to its parent once, asking does neither, however deep
+//!   the chains and however many their users.
+//! - U2: whoever uses a layer uses all it is built on. Chains that run in circles and ids that come twice, each with
+//!   a parent of its own, end too.
+//! - U3: of several users the first is named: containers, volatile containers, mounts that podman counts, mounts of
+//!   the kernel, each in the order of its file.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::{Layout, Tables};
+use crate::fsio;
+use crate::ids::{ImageId, LayerId};
+
+/// Somebody who uses a layer or an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum User {
+    /// A container, running or not.
+    Container {
+        /// Its id.
+        id: String,
+        /// What the storage knows it by; podman's own name may be another.
+        name: String,
+    },
+    /// A mount.
+    Mount {
+        /// Where.
+        path: String,
+    },
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container { name, .. } => write!(f, "container {name}"),
+            Self::Mount { path } => write!(f, "the mount at {path}"),
+        }
+    }
+}
+
+/// A layer directory of the store that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// The directory's name in `overlay/`.
+    pub layer: String,
+    /// Where it is mounted, as the kernel writes it.
+    pub path: String,
+}
+
+/// All users of one moment's tables.
+#[derive(Debug, Clone, Default)]
+pub struct Users {
+    users: Vec<User>,
+    /// The first user of a layer itself, and of it or one built on it.
+    layers: HashMap<String, usize>,
+    families: HashMap<String, usize>,
+    images: HashMap<String, Vec<usize>>,
+    /// How often a layer was come by while gathering.
+    #[cfg(test)]
+    visits: usize,
+}
+
+impl Users {
+    /// Gathers the users out of the tables, and out of the mounts that the kernel knows.
+    pub fn new(tables: &Tables, mounted: impl IntoIterator<Item = Mounted>) -> Self {
+        let mut parents: HashMap<&str, Vec<&str>> = HashMap::new();
+        for layer in tables.layers.iter().chain(tables.volatile.iter()).filter(|layer| layer.parent().is_some()) {
+            parents.entry(layer.id_text()).or_default().push(layer.parent_text());
+        }
+        let mut users = Self::default();
+        for container in tables.containers.iter().chain(tables.volatile_containers.iter()) {
+            let user = users.add(User::Container { id: container.id().to_owned(), name: container.display_name().to_owned() });
+            if let Some(layer) = container.layer() {
+                users.take(layer.as_str(), user, &parents);
+            }
+            // As Go does, which finds a container by any of the three.
+            for name in container.names().iter().map(String::as_str).chain([container.id()]) {
+                users.layers.entry(name.to_owned()).or_insert(user);
+            }
+            if let Some(image) = container.image() {
+                users.images.entry(image.as_str().to_owned()).or_default().push(user);
+            }
+        }
+        let counted = tables.mounts.iter().filter(|mount| mount.count() > 0);
+        let counted = counted.map(|mount| Mounted { layer: mount.id().to_string(), path: mount.path().to_owned() });
+        for Mounted { layer, path } in counted.chain(mounted) {
+            let user = users.add(User::Mount { path });
+            users.take(&layer, user, &parents);
+        }
+        users
+    }
+
+    fn add(&mut self, user: User) -> usize {
+        self.users.push(user);
+        self.users.len() - 1
+    }
+
+    /// A user takes a layer, and with it everything it is built on that nobody has taken before. What is taken was
+    /// taken with all below it, so that nothing below is come by again.
+    fn take<'a>(&mut self, layer: &'a str, user: usize, parents: &HashMap<&'a str, Vec<&'a str>>) {
+        self.layers.entry(layer.to_owned()).or_insert(user);
+        let mut next = vec![layer];
+        while let Some(layer) = next.pop() {
+            #[cfg(test)]
+            (self.visits += 1);
+            if !self.families.contains_key(layer) {
+                self.families.insert(layer.to_owned(), user);
+                next.extend(parents.get(layer).into_iter().flatten());
+            }
+        }
+    }
+
+    /// Who uses this layer itself: the container whose layer it is or whose id or name it has, or a mount.
+    pub fn of_layer(&self, id: &LayerId) -> Option<&User> {
+        self.users.get(*self.layers.get(id.as_str())?)
+    }
+
+    /// Who uses this layer or one that is built on it, directly or not.
+    pub fn of_family(&self, id: &LayerId) -> Option<&User> {
+        self.users.get(*self.families.get(id.as_str())?)
+    }
+
+    /// The containers that were made from this image.
+    pub fn of_image(&self, id: &ImageId) -> impl Iterator<Item = &User> {
+        self.images.get(id.as_str()).into_iter().flatten().filter_map(|user| self.users.get(*user))
+    }
+}
+
+/// The layers of this store that this process sees mounted.
+///
+/// # Errors
+///
+/// An unreadable `/proc/self/mountinfo`.
+pub fn mounted(layout: &Layout) -> fsio::Result<Vec<Mounted>> {
+    let path = "/proc/self/mountinfo";
+    // Other people's mount points may be no UTF-8; they are none of this store's layers.
+    let bytes = fs_err::read(path).map_err(|source| fsio::Error { call: "read", path: path.into(), source })?;
+    Ok(parse(&String::from_utf8_lossy(&bytes), &layout.overlay.path().display().to_string()))
+}
+
+/// The mounts below `overlay` in a text such as mountinfo(5).
+fn parse(text: &str, overlay: &str) -> Vec<Mounted> {
+    // As the kernel writes it there.
+    let overlay = [('\\', "\\134"), (' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")]
+        .into_iter()
+        .fold(overlay.to_owned(), |path, (char, code)| path.replace(char, code));
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let member = |point: &str| point.strip_prefix(&overlay)?.strip_prefix('/')?.split('/').next().map(str::to_owned);
+    points.filter_map(|point| Some(Mounted { layer: member(point)?, path: point.to_owned() })).collect()
+}
+
+#[cfg(test)]
+mod tests;
