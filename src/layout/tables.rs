@@ -7,18 +7,23 @@ use crate::ids::LayerId;
 use crate::lock::{LockError, StoreLocks, Wait};
 use crate::metadata::{self, Containers, Images, Layer, Layers, LoadError, Mountpoints};
 
+const VOLATILE_LAYERS: &str = "volatile-layers.json";
+const CONTAINERS: &str = "containers.json";
+const VOLATILE_CONTAINERS: &str = "volatile-containers.json";
+
 /// The tables as they were at one moment.
 #[derive(Debug, Clone)]
 pub struct Tables {
     /// layers.json
     pub layers: Layers,
-    /// volatile-layers.json: layers of containers that end with their process.
+    /// volatile-layers.json: layers of containers that end with their process, or with the system (a transient store keeps
+    /// them in the run root).
     pub volatile: Layers,
     /// images.json
     pub images: Images,
     /// containers.json
     pub containers: Containers,
-    /// volatile-containers.json
+    /// volatile-containers.json, and all containers of a transient store, which keeps them in the run root.
     pub volatile_containers: Containers,
     /// mountpoints.json of the run root.
     pub mounts: Mountpoints,
@@ -55,18 +60,25 @@ impl Tables {
     ///
     /// A table that cannot be read.
     pub fn load(layout: &Layout) -> Result<Self, TablesError> {
-        let runroot = optional(Dir::open(&layout.runroot.join("overlay-layers"), Seam::default()))?;
-        Ok(Self {
+        let mut tables = Self {
             layers: layout.load_layers()?,
-            volatile: metadata::load(&layout.layers, "volatile-layers.json", None)?,
+            volatile: metadata::load(&layout.layers, VOLATILE_LAYERS, None)?,
             images: layout.load_images()?,
-            containers: metadata::load(&layout.containers, "containers.json", None)?,
-            volatile_containers: metadata::load(&layout.containers, "volatile-containers.json", None)?,
-            mounts: match runroot {
-                Some(dir) => metadata::load(&dir, "mountpoints.json", None)?,
-                None => Mountpoints::default(),
-            },
-        })
+            containers: metadata::load(&layout.containers, CONTAINERS, None)?,
+            volatile_containers: metadata::load(&layout.containers, VOLATILE_CONTAINERS, None)?,
+            mounts: Mountpoints::default(),
+        };
+        let runroot = |name: &str| optional(Dir::open(&layout.runroot.join(name), Seam::default()));
+        if let Some(dir) = runroot("overlay-layers")? {
+            tables.mounts = metadata::load(&dir, "mountpoints.json", None)?;
+            tables.volatile.join(&metadata::load(&dir, VOLATILE_LAYERS, None)?);
+        }
+        if let Some(dir) = runroot("overlay-containers")? {
+            for name in [CONTAINERS, VOLATILE_CONTAINERS] {
+                tables.volatile_containers.join(metadata::load(&dir, name, None)?);
+            }
+        }
+        Ok(tables)
     }
 
     /// The layers whose parent this is, those of containers that end with their process included.

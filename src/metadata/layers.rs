@@ -101,6 +101,15 @@ impl Layers {
         Ok(())
     }
 
+    /// Adds the layers of another table whose ids are not here yet.
+    pub fn join(&mut self, other: &Self) {
+        for layer in other.iter().filter(|layer| layer.id().is_some_and(|id| self.get(id).is_none())).cloned().collect::<Vec<_>>() {
+            if let Err(error) = self.insert(layer) {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a layer is not taken over");
+            }
+        }
+    }
+
     /// Takes a layer out, every record with its id; `None` if there is none. Who may still need it is not
     /// looked at here.
     pub fn remove(&mut self, id: &LayerId) -> Option<Layer> {

@@ -87,6 +87,15 @@ impl<R: Record> Table<R> {
         self.at(self.slot(id)?)
     }
 
+    /// Adds the records of another table whose ids are not here yet: of several tables that are read in turn the first wins.
+    pub fn join(&mut self, other: Self) {
+        for record in other.slots.into_values() {
+            if record.key().is_none_or(|id| self.get(id).is_none()) {
+                self.push(record);
+            }
+        }
+    }
+
     /// The number of records.
     pub fn len(&self) -> usize {
         self.slots.len()
