@@ -43,7 +43,7 @@ impl ImageSource for Stuck {
         Err(RegistryError::Cancelled)
     }
 
-    fn blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, RegistryError> {
+    fn blob_from(&self, blob: &Descriptor, _: u64) -> Result<Box<dyn Read + Send>, RegistryError> {
         if blob.size == 2 {
             return Ok(Box::new(Silence { network: self.network.clone(), waiting: self.waiting.lock().unwrap().take() }));
         }
