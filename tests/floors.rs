@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("tarsplit", 1),
     ("extract", 2),
     ("layout", 2),
+    ("partial", 3),
     ("plan", 3),
     ("error", 3),
     ("recovery", 4),

@@ -15,7 +15,7 @@ pub use tables::{Tables, TablesError};
 use std::path::{Path, PathBuf};
 
 use crate::fsio::{self, Dir, Seam, optional};
-use crate::ids::{ImageId, LayerId, TxnId};
+use crate::ids::{Digest, ImageId, LayerId, TxnId};
 use crate::metadata::{self, Images, Layers, LoadError};
 
 /// The directory of cstor-rs in the graph root: invisible to every version of podman.
@@ -26,6 +26,8 @@ pub const JOURNAL: &str = "journal";
 pub const STAGE: &str = "stage";
 /// Layer trees that no record names any more.
 pub const TRASH: &str = "trash";
+/// Blobs of interrupted downloads.
+pub const PARTIAL: &str = "partial";
 /// Go's temporary directories, in `overlay/` (storage 1.59 and newer).
 pub const TEMPDIRS: &str = "tempdirs";
 /// The table of layers.
@@ -46,6 +48,16 @@ pub fn side_stage_name(txn: &TxnId) -> String {
 /// The transaction whose staging directory this is.
 pub fn parse_side_stage(name: &str) -> Option<TxnId> {
     name.strip_prefix(".cstor-rs-")?.parse().ok()
+}
+
+/// The name of a blob's file in [`PARTIAL`].
+pub fn partial_name(blob: &Digest) -> String {
+    format!("sha256-{}", blob.hex())
+}
+
+/// The blob whose file this is.
+pub fn parse_partial(name: &str) -> Option<Digest> {
+    format!("sha256:{}", name.strip_prefix("sha256-")?).parse().ok()
 }
 
 /// What names a temporary directory of a transaction among Go's: the transaction, and a number that is never used again.

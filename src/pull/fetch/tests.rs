@@ -81,7 +81,7 @@ fn fetch(cancelled: bool) -> PullError {
     let txn = store.begin(TxnOptions::default()).unwrap();
     let cancelled = AtomicBool::new(cancelled);
     let pull = Pull { store: &store, options: &options, network: &network, progress: &(), cancelled: &cancelled };
-    let error = pull.fetch_layers(&txn, &[found]).unwrap_err();
+    let error = pull.fetch_layers(&txn, None, &[found]).unwrap_err();
     assert!(!options.registry.cancel.is_cancelled(), "the next pull has a network");
     error
 }
