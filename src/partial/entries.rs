@@ -78,8 +78,18 @@ pub(super) fn remove(dir: &Dir, entry: &Entry) -> Result<bool> {
         _ => return dir.unlink(&name).map(|()| true),
     }
     let _lock = match optional(dir.file_rw(&name)) {
-        Ok(Some(file)) if file.try_lock(true)? => Some(Locked(file)),
-        Ok(Some(_)) => return Ok(false),
+        Ok(Some(file)) => {
+            if !file.try_lock(true)? {
+                return Ok(false);
+            }
+            let file = Locked(file);
+            let (_, inode) = file.0.links_and_inode()?;
+            // Whoever had the lock before may have removed the file, and another may have one of its own here by now.
+            if dir.meta(&name)?.is_some_and(|meta| meta.inode != inode) {
+                return Ok(false);
+            }
+            Some(file)
+        }
         Ok(None) => return Ok(true),
         // Whoever may not write to it has no lock on it either.
         Err(error) if error.is(Errno::ACCESS) => None,

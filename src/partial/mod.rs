@@ -122,7 +122,7 @@ impl Cache {
             }
             // Removed or not, nothing else is ever done with it; a locked one still takes its room.
             let fit = entry.kind == Kind::File && entry.usable && !entry.is_old(now, limits.age);
-            if fit || !remove(&dir, &entry)? {
+            if fit || !removed(&dir, &entry) {
                 others.push(entry);
             }
         }
@@ -131,7 +131,7 @@ impl Cache {
         let limit = limits.bytes.min(free.saturating_add(sum(others.iter()).bytes) / 2);
         let rooms = Mutex::new(Rooms { own: HashMap::new(), others });
         let cache = Self { dir, limit, regardless: AtomicU64::new(limits.regardless), rooms, off: AtomicBool::new(false) };
-        cache.make_room(&mut cache.rooms(), None, 0)?;
+        cache.make_room(&mut cache.rooms(), None, 0);
         Ok(Some(cache))
     }
 
@@ -150,24 +150,24 @@ impl Cache {
 
     /// Removes the oldest of what was there before until there is room for one more blob of this size; nothing, if there
     /// can be none.
-    fn make_room(&self, rooms: &mut Rooms, digest: Option<&Digest>, bytes: u64) -> fsio::Result<bool> {
+    fn make_room(&self, rooms: &mut Rooms, digest: Option<&Digest>, bytes: u64) -> bool {
         let own = rooms.own.iter().filter(|(other, _)| Some(*other) != digest).fold(bytes, |all, (_, size)| all.saturating_add(*size));
         if own > self.limit {
-            return Ok(false);
+            return false;
         }
         // What is counted by its full size, or wanted, is not in its own way.
         let counts = |entry: &Entry| !rooms.own.contains_key(&entry.digest) && Some(&entry.digest) != digest;
         let mut all = own.saturating_add(sum(rooms.others.iter().filter(|entry| counts(entry))).bytes);
         let mut kept = Vec::with_capacity(rooms.others.len());
         for entry in std::mem::take(&mut rooms.others) {
-            if all > self.limit && counts(&entry) && remove(&self.dir, &entry)? {
+            if all > self.limit && counts(&entry) && removed(&self.dir, &entry) {
                 all -= entry.bytes;
             } else {
                 kept.push(entry);
             }
         }
         rooms.others = kept;
-        Ok(all <= self.limit)
+        all <= self.limit
     }
 
     /// The file of a blob, locked: with what came of it before, or empty. `None` where somebody else has it, where there is
@@ -178,7 +178,7 @@ impl Cache {
         }
         let room = {
             let mut rooms = self.rooms();
-            let room = noted("make room for a download", self.make_room(&mut rooms, Some(digest), size)) == Some(true);
+            let room = self.make_room(&mut rooms, Some(digest), size);
             if room {
                 rooms.own.insert(digest.clone(), size);
             }
@@ -224,7 +224,7 @@ impl Cache {
         for digest in own {
             let entry = noted("look at a download", entries::find(&self.dir, &digest)).flatten();
             if let Some(entry) = entry {
-                noted("remove a download", remove(&self.dir, &entry));
+                removed(&self.dir, &entry);
             }
         }
     }
@@ -235,10 +235,15 @@ impl Cache {
             return false;
         }
         for entry in noted("list the cache of downloads", list(&self.dir)).unwrap_or_default() {
-            noted("remove a download", remove(&self.dir, &entry));
+            removed(&self.dir, &entry);
         }
         true
     }
+}
+
+/// Whether it is gone; one that cannot be removed is one that takes up room.
+fn removed(dir: &Dir, entry: &Entry) -> bool {
+    noted("remove a download", remove(dir, entry)) == Some(true)
 }
 
 /// The directory, made if missing: not synced, because what is lost of it is only fetched again.
