@@ -14,6 +14,7 @@ pub mod layout;
 pub mod lock;
 pub mod metadata;
 pub mod overlay;
+pub mod partial;
 pub mod pins;
 pub mod plan;
 pub mod podman_db;

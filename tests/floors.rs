@@ -29,6 +29,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("extract", 2),
     ("layout", 2),
     ("pins", 3),
+    ("partial", 3),
     ("plan", 3),
     ("error", 3),
     ("recovery", 4),

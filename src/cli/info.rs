@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cstor_rs::lock::holders;
+use cstor_rs::partial;
 use cstor_rs::read::Snapshot;
 use cstor_rs::recovery;
 use serde_json::{Value, json};
@@ -28,6 +29,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         Some(layout) => (recovery::segments(layout)?, holders(&layout.layers, &layout.images, &layout.containers)?),
         None => (Vec::new(), Vec::new()),
     };
+    let kept = layout.as_ref().map_or_else(|| Ok(partial::Usage::default()), partial::usage)?;
     let waiting = segments.iter().filter(|segment| !segment.alive).count();
     let snapshot = match store.read() {
         Ok(snapshot) => snapshot,
@@ -45,6 +47,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         "version": env!("CARGO_PKG_VERSION"), "graphroot": store.graphroot(), "runroot": store.runroot(), "driver": "overlay",
         "exists": layout.is_some(), "backing_filesystem": layout.as_ref().and_then(|layout| filesystem(layout.root.path())),
         "images": count(|s| s.images().count() as u64), "layers": count(|s| s.layers().count() as u64), "layers_size": size,
+        "partial_blobs": kept.blobs, "partial_size": kept.bytes,
         "transactions_alive": segments.len() - waiting, "recoveries_waiting": waiting,
         "locks": held.iter().map(|(lock, holder)| json!({"lock": lock, "holder": holder})).collect::<Vec<_>>(),
     });

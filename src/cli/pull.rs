@@ -229,6 +229,7 @@ fn options(args: &Args) -> Result<PullOptions, exit::Usage> {
             max_layer_bytes: args.max_layer_size,
             ..TxnOptions::default()
         },
+        ..PullOptions::default()
     })
 }
 

@@ -146,7 +146,11 @@ impl Dir {
     }
 
     /// This directory opened once more, with a reading position of its own.
-    pub(super) fn again(&self) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// That of openat(2).
+    pub fn again(&self) -> Result<Self> {
         let fd =
             rustix::io::retry_on_intr(|| sys::openat(&*self.fd, ".", OPEN_DIR, sys::Mode::empty())).map_err(|e| self.error("open", e))?;
         Ok(Self { fd: Arc::new(fd), path: self.path.clone(), seam: self.seam.clone() })

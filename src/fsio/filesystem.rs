@@ -31,6 +31,17 @@ impl Dir {
         let magic = stat.f_type as u64 & 0xffff_ffff;
         Ok(is_enough(rustix::system::uname().release().to_str().unwrap_or_default(), magic))
     }
+
+    /// How many more bytes this user may write to this filesystem, as far as it tells.
+    ///
+    /// # Errors
+    ///
+    /// That of fstatvfs(3).
+    pub fn free_bytes(&self) -> Result<u64> {
+        let at = At { dir: self.path(), name: std::path::Path::new("") };
+        let stat = rustix::io::retry_on_intr(|| sys::fstatvfs(self)).map_err(|e| Error::new("fstatvfs", at, e))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
 }
 
 fn is_enough(release: &str, magic: u64) -> bool {

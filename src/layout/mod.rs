@@ -19,7 +19,7 @@ pub use users::{Mounted, User, Users};
 use std::path::{Path, PathBuf};
 
 use crate::fsio::{self, Dir, Seam, optional};
-use crate::ids::{ImageId, LayerId, Owner, TxnId};
+use crate::ids::{Digest, ImageId, LayerId, Owner, TxnId};
 use crate::metadata::{self, Images, Layers, LoadError};
 
 /// The directory of cstor-rs in the graph root: invisible to every version of podman.
@@ -32,6 +32,8 @@ pub const STAGE: &str = "stage";
 pub const TRASH: &str = "trash";
 /// Files that keep images from being pruned by us.
 pub const PINS: &str = "pins";
+/// Blobs of interrupted downloads.
+pub const PARTIAL: &str = "partial";
 /// Go's temporary directories, in `overlay/` (storage 1.59 and newer).
 pub const TEMPDIRS: &str = "tempdirs";
 /// The table of layers.
@@ -66,6 +68,16 @@ pub fn parse_pin(name: &str) -> Option<(ImageId, Owner)> {
     // An id has no dot, an owner may have some.
     let (image, owner) = name.split_once('.')?;
     Some((image.parse().ok()?, owner.parse().ok()?))
+}
+
+/// The name of a blob's file in [`PARTIAL`].
+pub fn partial_name(blob: &Digest) -> String {
+    format!("sha256-{}", blob.hex())
+}
+
+/// The blob whose file this is.
+pub fn parse_partial(name: &str) -> Option<Digest> {
+    format!("sha256:{}", name.strip_prefix("sha256-")?).parse().ok()
 }
 
 /// What names a temporary directory of a transaction among Go's: the transaction, and a number that is never used again.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::{Digest, ImageId, TxnId};
+use crate::partial;
 use crate::registry::{self, Place, Platform};
 use crate::store::Store;
 use crate::txn::{Prepared, SyncMode, TxnError, TxnOptions};
@@ -35,13 +36,21 @@ pub struct PullOptions {
     pub platform: Option<Platform>,
     /// How many layers are fetched and unpacked at once.
     pub jobs: usize,
+    /// What is kept of downloads when a pull does not come to its end.
+    pub partial: partial::Limits,
     /// The transaction's options.
     pub txn: TxnOptions,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { registry: registry::Options::default(), platform: None, jobs: 2, txn: TxnOptions::default() }
+        Self {
+            registry: registry::Options::default(),
+            platform: None,
+            jobs: 2,
+            partial: partial::Limits::default(),
+            txn: TxnOptions::default(),
+        }
     }
 }
 
@@ -110,9 +119,13 @@ impl Pull<'_> {
             return Ok(pulled(&found, None, 0));
         }
         let mut txn = self.store.begin(self.options.txn.clone())?;
+        let cache = self.cache(&found);
         let mut fetched = 0;
         for _ in 0..ROUNDS {
-            fetched += self.fetch_layers(&txn, &found)?;
+            fetched += self.fetch_layers(&txn, cache.as_ref(), &found)?;
+            // All layers are staged. Later the sync of the filesystem would bring their blobs to the medium, too, only to be
+            // removed.
+            cache.iter().for_each(partial::Cache::discard);
             for one in &found {
                 txn.stage_image(&one.spec)?;
             }
@@ -147,6 +160,25 @@ impl Pull<'_> {
         }
         check_names(&found)?;
         Ok(found)
+    }
+
+    /// Where downloads are kept, if anything comes from far away.
+    fn cache(&self, found: &[Found]) -> Option<partial::Cache> {
+        if !found.iter().any(|one| one.source.is_remote()) {
+            return None;
+        }
+        let mut limits = self.options.partial;
+        if found.len() > 1 {
+            // One image of many that fails is no reason to fetch the others again.
+            limits.regardless = u64::MAX;
+        }
+        match self.store.layout() {
+            Ok(layout) => layout.and_then(|layout| partial::Cache::open(&layout, &limits)),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "no cache of downloads");
+                None
+            }
+        }
     }
 
     /// Whether the store has all of it; then it is on the medium, too.

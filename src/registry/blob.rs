@@ -46,8 +46,9 @@ pub(super) struct BlobReader {
 }
 
 impl BlobReader {
-    /// Starts to fetch and waits until the registry begins to send.
-    pub(super) fn open(shared: Arc<Shared>, blob: &Descriptor) -> Result<Self> {
+    /// Starts to fetch from this byte on and waits until the registry begins to send.
+    pub(super) fn open(shared: Arc<Shared>, blob: &Descriptor, from: u64) -> Result<Self> {
+        let from = from.min(blob.size);
         let (sender, words) = channel();
         let room = Arc::new(Semaphore::new(ROOM));
         let what = format!("blob {}", blob.digest);
@@ -55,8 +56,9 @@ impl BlobReader {
             client: shared.client.clone(),
             blob: blob.clone(),
             what: what.clone(),
-            at: 0,
+            at: from,
             ranges: true,
+            whole: false,
             opened: false,
             words: sender,
             room: room.clone(),
@@ -69,7 +71,7 @@ impl BlobReader {
             }
         });
         let task = task.abort_handle();
-        let reader = Self { words, room, current: Bytes::new(), left: blob.size, what, failed: false, task, _shared: shared };
+        let reader = Self { words, room, current: Bytes::new(), left: blob.size - from, what, failed: false, task, _shared: shared };
         match reader.words.recv() {
             Ok(Word::Failed(error)) => Err(error),
             Ok(_) => Ok(reader),
@@ -127,6 +129,8 @@ struct Fetch {
     at: u64,
     /// Whether to ask for ranges; not again after the registry got one wrong.
     ranges: bool,
+    /// Whether a first request with a range was already made again without.
+    whole: bool,
     opened: bool,
     words: Sender<Word>,
     room: Arc<Semaphore>,
@@ -138,6 +142,9 @@ impl Fetch {
         loop {
             let before = self.at;
             let Err(failure) = self.attempt().await else { return };
+            if self.without_range(&failure) {
+                continue;
+            }
             if self.at - before >= PROGRESS {
                 backoff = Backoff::new(&self.client);
             }
@@ -149,6 +156,18 @@ impl Fetch {
                 return;
             }
         }
+    }
+
+    /// Whether the very first request failed by its range, as it seems: what another pull left here is no reason to fail,
+    /// or to use up an attempt, where without it nothing would.
+    fn without_range(&mut self, failure: &Failure) -> bool {
+        let refused = matches!(&*failure.error, RegistryError::Server { .. });
+        let first = !self.opened && self.at > 0 && (refused || !self.ranges) && !self.whole;
+        if first {
+            tracing::debug!(blob = %self.blob.digest, from = self.at, error = &*failure.error as &dyn std::error::Error, "without a range");
+            (self.ranges, self.whole) = (false, true);
+        }
+        first
     }
 
     /// One request, from where the last one ended.
@@ -284,8 +303,17 @@ mod tests {
         let (words, heard) = channel();
         let room = Arc::new(Semaphore::new(ROOM));
         let blob = Descriptor { media_type: String::new(), digest: Digest::of(b""), size: u64::MAX };
-        let mut fetch =
-            Fetch { client: Arc::new(client), blob, what: String::new(), at: 0, ranges: true, opened: true, words, room: room.clone() };
+        let mut fetch = Fetch {
+            client: Arc::new(client),
+            blob,
+            what: String::new(),
+            at: 0,
+            ranges: true,
+            whole: false,
+            opened: true,
+            words,
+            room: room.clone(),
+        };
         let mut sent = pin!(fetch.hand_over(Bytes::from(vec![0; ROOM + 1])));
         let mut context = Context::from_waker(Waker::noop());
         assert!(sent.as_mut().poll(&mut context).is_pending());

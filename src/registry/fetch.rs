@@ -203,8 +203,12 @@ impl ImageSource for Registry {
         })
     }
 
-    fn blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>> {
-        Ok(Box::new(BlobReader::open(self.shared.clone(), blob)?))
+    fn blob_from(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(BlobReader::open(self.shared.clone(), blob, from)?))
+    }
+
+    fn is_remote(&self) -> bool {
+        true
     }
 }
 

@@ -96,16 +96,18 @@ impl ImageSource for Layout {
         self.whole(&format!("config {}", config.digest), config)
     }
 
-    fn blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>> {
+    fn blob_from(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send>> {
         let what = format!("blob {}", blob.digest);
         let file = self.file(&what, blob)?;
-        Ok(Box::new(Exact { file, left: blob.size, what }))
+        let at = from.min(blob.size);
+        Ok(Box::new(Exact { file, at, left: blob.size - at, what }))
     }
 }
 
 /// A file that must not end early; what is behind its declared size is not read.
 struct Exact {
     file: File,
+    at: u64,
     left: u64,
     what: String,
 }
@@ -115,10 +117,12 @@ impl Read for Exact {
         if buf.is_empty() || self.left == 0 {
             return Ok(0);
         }
-        let got = (&self.file).take(self.left).read(buf)?;
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let got = self.file.read_at(self.at, buf.get_mut(..most).unwrap_or_default()).map_err(|e| io::Error::new(e.kind(), e))?;
         if got == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{}: {} bytes missing at the end", self.what, self.left)));
         }
+        self.at += got as u64;
         self.left -= got as u64;
         Ok(got)
     }

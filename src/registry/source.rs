@@ -49,7 +49,21 @@ pub trait ImageSource: Send + Sync {
     /// # Errors
     ///
     /// [`RegistryError`] naming the object, here or inside what the reader returns ([`RegistryError::within`]).
-    fn blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>>;
+    fn blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        self.blob_from(blob, 0)
+    }
+
+    /// As [`ImageSource::blob`], without the first `from` bytes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ImageSource::blob`].
+    fn blob_from(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send>>;
+
+    /// Whether a blob comes from so far away that what came of it is worth keeping when a pull fails.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// An image reference of the command line: a registry's, or `oci:DIR[:TAG]`.

@@ -4,7 +4,7 @@ use crate::history::History;
 use crate::ids::ImageId;
 use crate::journal::Kind;
 use crate::layout::{OWN, scratch_name};
-use crate::metadata::{Image, Images};
+use crate::metadata::Images;
 use crate::overlay::LayerDir;
 use crate::plan::{self, Intent, Ready, Table};
 
@@ -74,10 +74,17 @@ impl WriteTxn {
     pub(super) fn note_history(&self, images_json: &[u8]) -> Result<(), TxnError> {
         let own = self.layout.root.ensure_dir(OWN, 0o700)?;
         let images = Images::parse(images_json)?;
-        let id_of = |record: &str| Image::from_json(record).ok().map(|image| image.id_text().to_owned());
+        // The id alone: the frames are many, and their records are looked at only by who needs them.
+        let id_of = |record: &str| serde_json::from_str::<Named>(record).ok().map(|named| named.id);
         let mut history = History::load(&own, id_of)?;
         // An id is a plain name, or it is no image's directory.
         let on_disk = |id: &str| Ok(id.parse::<ImageId>().is_ok() && self.layout.images.meta(id)?.is_some());
         Ok(history.note(&own, &self.id, images.iter().map(|image| (image.id_text(), image.json())), on_disk)?)
     }
+}
+
+/// What the history finds a record by.
+#[derive(serde::Deserialize)]
+struct Named {
+    id: String,
 }

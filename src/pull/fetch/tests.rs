@@ -43,7 +43,7 @@ impl ImageSource for Stuck {
         Err(RegistryError::Cancelled)
     }
 
-    fn blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, RegistryError> {
+    fn blob_from(&self, blob: &Descriptor, _: u64) -> Result<Box<dyn Read + Send>, RegistryError> {
         if blob.size == 2 {
             return Ok(Box::new(Silence { network: self.network.clone(), waiting: self.waiting.lock().unwrap().take() }));
         }
@@ -81,7 +81,7 @@ fn fetch(cancelled: bool) -> PullError {
     let txn = store.begin(TxnOptions::default()).unwrap();
     let cancelled = AtomicBool::new(cancelled);
     let pull = Pull { store: &store, options: &options, network: &network, progress: &(), cancelled: &cancelled };
-    let error = pull.fetch_layers(&txn, &[found]).unwrap_err();
+    let error = pull.fetch_layers(&txn, None, &[found]).unwrap_err();
     assert!(!options.registry.cancel.is_cancelled(), "the next pull has a network");
     error
 }
