@@ -198,6 +198,11 @@ impl Layer {
         &self.created
     }
 
+    /// The same as a moment; `None` where nobody knows.
+    pub fn created_at(&self) -> Option<SystemTime> {
+        super::time::moment(&self.created)
+    }
+
     /// The digest of the blob it came from.
     pub fn compressed_diff_digest(&self) -> Option<&Loose<Digest>> {
         self.compressed_diff_digest.as_ref()

@@ -16,6 +16,14 @@ pub fn go_time(time: SystemTime) -> String {
     .unwrap_or_else(|| ZERO_TIME.to_owned())
 }
 
+/// The moment that a time of a record names; `None` for [`ZERO_TIME`], which means that nobody knows.
+pub fn moment(text: &str) -> Option<SystemTime> {
+    if text == ZERO_TIME {
+        return None;
+    }
+    text.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
+}
+
 /// Whether `text` is a time that Go's decoder takes: `2006-01-02T15:04:05[.fraction](Z|+hh:mm|-hh:mm)`.
 pub fn is_rfc3339(text: &str) -> bool {
     parse(text.as_bytes()).is_some()

@@ -155,14 +155,14 @@ pub struct LayerDir {
 }
 
 impl LayerDir {
-    /// Makes `<id>/` with everything but contents: `diff`, `link`, `lower`, `lower-layers`, `work`, and `merged`
+    /// Makes `<name>/` with everything but contents: `diff`, `link`, `lower`, `lower-layers`, `work`, and `merged`
     /// or, without a parent, `empty` too.
     ///
     /// # Errors
     ///
     /// Those of the disk.
-    pub fn create(parent: &Dir, id: &LayerId, link: &LinkId, ancestry: &Ancestry) -> fsio::Result<Self> {
-        let dir = parent.mkdir(id.as_str(), 0o700)?;
+    pub fn create(parent: &Dir, name: &str, link: &LinkId, ancestry: &Ancestry) -> fsio::Result<Self> {
+        let dir = parent.mkdir(name, 0o700)?;
         let diff = dir.mkdir("diff", 0o755)?;
         dir.create("link", 0o644)?.append(link.as_str().as_bytes())?;
         dir.mkdir("work", 0o700)?;

@@ -8,15 +8,17 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::SystemTime;
 
-use super::edit::{AsPlanned, claims, edit, resolve_heavy, resolve_light};
-use super::holder::{Holder, Needs, chains_of};
+use super::holder::Holder;
 use super::layers::{Chains, place_layers};
 use super::names::renamed;
-use super::{Change, ImageChange, ImagePut, Intent, LayerRemoval, Place, Renamed, StagedData, Step, Table, WantedImage, WantedLayer};
-use crate::ids::{Digest, ImageId, LayerId, LinkId};
+use super::removal::removals;
+use super::resolve::{Resolved, resolve};
+use super::{Change, ImageChange, Intent, LayerRemoval, Place, Renamed, StagedData, Step, Table, WantedImage, WantedLayer};
+use crate::ids::{Digest, ImageId, LayerId};
 use crate::layout::Tables;
-use crate::metadata::{EditError, Image, Images, Layer, Layers, LookupError, ParseError};
+use crate::metadata::{EditError, Layer, Layers, LookupError, ParseError};
 use crate::overlay::{Ancestry, Facts, TreeId};
 
 /// What a plan is made from: the tables as they are under the locks, and the disk.
@@ -44,6 +46,8 @@ pub struct DiskFacts {
     pub images: HashMap<ImageId, ImageFacts>,
     /// Of the layers of which a plan wanted to know it: where they are mounted.
     pub mounts: HashMap<LayerId, String>,
+    /// The images that are pinned, for a prune.
+    pub pinned: BTreeSet<ImageId>,
 }
 
 /// What stands in an image's data directory.
@@ -51,6 +55,8 @@ pub struct DiskFacts {
 pub struct ImageFacts {
     /// The directory's identity, if there is one.
     pub tree: Option<TreeId>,
+    /// When a name in it changed last.
+    pub changed: Option<SystemTime>,
     /// The digests of those of its files that the transaction would write.
     pub files: HashMap<String, Digest>,
 }
@@ -111,6 +117,8 @@ pub enum PlanError {
     NeededData { id: ImageId, key: String },
     #[error("the metadata for image {id} is not JSON, and podman could list no image any more")]
     Metadata { id: ImageId, source: serde_json::Error },
+    #[error("image {id} is to be made and was not staged; this is a bug in cstor-rs")]
+    Unstaged { id: ImageId },
     #[error(transparent)]
     Lookup(#[from] LookupError),
     #[error("a record of the transaction is not valid")]
@@ -130,30 +138,16 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, PlanError> {
         Err(again) => return Ok(again),
     };
     let tables = inputs.tables;
-    let mut images = tables.images.clone();
-    let changes = resolve(inputs, &mut images, &chains.links)?;
-    let mut look = (BTreeSet::new(), BTreeSet::new());
-    for change in &changes {
-        if matches!(change, ImageChange::Remove { .. } | ImageChange::Data { .. } | ImageChange::DropData { .. })
-            && !inputs.disk.images.contains_key(change.id())
-        {
-            look.1.insert(change.id().clone());
-        }
-    }
+    let Resolved { images, changes, unseen } = resolve(inputs, &chains.links)?;
     let (layers_json, with_new) = match insert(&tables.layers, &chains)? {
         Some(layers) => (Some(layers.encode()), Cow::Owned(layers)),
         None => (None, Cow::Borrowed(&tables.layers)),
     };
-    let removals = match removals(inputs, &changes, &with_new, &images)? {
-        Ok(removals) => removals,
-        Err(unseen) => {
-            look.0 = unseen;
-            Vec::new()
-        }
-    };
-    if !(look.0.is_empty() && look.1.is_empty()) {
-        return Ok(Built::Look(look.0, look.1));
+    let removals = removals(inputs, &changes, &with_new, &images)?;
+    if !(removals.unseen.is_empty() && unseen.is_empty()) {
+        return Ok(Built::Look(removals.unseen, unseen));
     }
+    let removals = removals.list;
     let remaining_json = (!removals.is_empty()).then(|| {
         let mut layers = with_new.into_owned();
         removals.iter().for_each(|gone| drop(layers.remove(&gone.id)));
@@ -182,77 +176,6 @@ fn insert(layers: &Layers, chains: &Chains) -> Result<Option<Layers>, PlanError>
         layers.insert(Layer::from_json(&put.record)?)?;
     }
     Ok(Some(layers))
-}
-
-/// What each change means, and the table as it will be.
-fn resolve(inputs: &Inputs<'_>, images: &mut Images, links: &HashMap<LayerId, LinkId>) -> Result<Vec<ImageChange>, PlanError> {
-    let mut list = Vec::new();
-    for change in inputs.changes {
-        let resolved = match change {
-            Change::RemoveLayer(_) => continue,
-            Change::Put(id) => match inputs.wanted_images.iter().find(|wanted| wanted.id == *id) {
-                Some(wanted) => Some(ImageChange::Put(image_put(images, wanted, links)?)),
-                None => None,
-            },
-            other => match resolve_light(images, other)? {
-                Some(light) => Some(light),
-                None => resolve_heavy(inputs.tables, inputs.disk, images, other)?,
-            },
-        };
-        let Some(resolved) = resolved else { continue };
-        if let ImageChange::Remove { id, .. } = &resolved
-            && inputs.wanted_images.iter().any(|wanted| wanted.id == *id)
-        {
-            return Err(PlanError::ImageInUse { id: id.clone(), holder: Holder::Transaction });
-        }
-        edit(images, std::slice::from_ref(&resolved), &AsPlanned)?;
-        list.push(resolved);
-    }
-    Ok(list)
-}
-
-/// The layers that go: those that were called by their ids, and of the images that go those that nothing else needs. `Err`:
-/// of these it must be known first what stands on disk.
-#[allow(clippy::type_complexity)]
-fn removals(
-    inputs: &Inputs<'_>,
-    changes: &[ImageChange],
-    layers: &Layers,
-    images: &Images,
-) -> Result<Result<Vec<LayerRemoval>, BTreeSet<LayerId>>, PlanError> {
-    let tables = inputs.tables;
-    let removed = changes.iter().filter_map(|change| match change {
-        ImageChange::Remove { id, .. } => tables.images.get(id),
-        _ => None,
-    });
-    let mut candidates = chains_of(&tables.layers, removed);
-    let mut explicit = HashSet::new();
-    for change in inputs.changes {
-        if let Change::RemoveLayer(id) = change {
-            if layers.get(id).is_none() {
-                return Err(PlanError::UnknownLayer { id: id.clone() });
-            }
-            explicit.insert(id);
-            candidates.push(id.clone());
-        }
-    }
-    if candidates.is_empty() {
-        return Ok(Ok(Vec::new()));
-    }
-    let needs = Needs::of(layers, images, tables, &inputs.disk.mounts).wanting(inputs.wanted_layers.iter().map(|wanted| &wanted.id));
-    let (gone, kept) = needs.sift(layers, &candidates);
-    for (id, holder) in kept {
-        // What an image leaves behind because others need it stays; what is mounted would go if nobody looked.
-        if explicit.contains(&id) || matches!(holder, Holder::Mount { .. }) {
-            return Err(PlanError::LayerInUse { id, holder });
-        }
-    }
-    let unseen: BTreeSet<LayerId> = gone.iter().filter(|id| !inputs.disk.layers.contains_key(*id)).cloned().collect();
-    if !unseen.is_empty() {
-        return Ok(Err(unseen));
-    }
-    let link = |id: &LayerId| inputs.disk.layers.get(id).and_then(|facts| facts.link.clone());
-    Ok(Ok(gone.into_iter().map(|id| LayerRemoval { link: link(&id), id }).collect()))
 }
 
 /// All steps in their order: barriers C to E2.
@@ -293,23 +216,6 @@ fn steps(inputs: &Inputs<'_>, chains: &Chains, changes: &[ImageChange], removals
     dead.extend(removals.iter().map(|gone| Step::BuryLayer { id: gone.id.clone(), link: gone.link.clone() }));
     with_barrier(&mut steps, dead);
     steps
-}
-
-fn image_put(images: &Images, wanted: &WantedImage, links: &HashMap<LayerId, LinkId>) -> Result<ImagePut, PlanError> {
-    let image = Image::from_json(&wanted.record)?;
-    if let Some(there) = images.get(&wanted.id)
-        && there.layer_text() != image.layer_text()
-    {
-        let (seen, want) = (there.layer_text().to_owned(), image.layer_text().to_owned());
-        return Err(PlanError::OtherTop { id: wanted.id.clone(), seen, want });
-    }
-    let mut chain = Vec::with_capacity(wanted.chain.len());
-    for id in &wanted.chain {
-        let link = links.get(id).ok_or_else(|| PlanError::Unplanned { id: id.clone() })?;
-        chain.push((id.clone(), link.clone()));
-    }
-    let names = claims(images, image.names());
-    Ok(ImagePut { id: wanted.id.clone(), record: wanted.record.clone(), names, chain, data: wanted.data.clone() })
 }
 
 /// The steps for the documents of images.

@@ -1,5 +1,7 @@
 //! Pure: no I/O. What a transaction wants, and what its intent record holds.
 
+use std::time::{Duration, SystemTime};
+
 use serde::{Deserialize, Serialize};
 
 use super::Step;
@@ -64,6 +66,40 @@ pub enum Change {
     },
     /// A layer is removed that nothing needs.
     RemoveLayer(LayerId),
+    /// All images and layers are removed that nobody wants.
+    Prune(Prune),
+}
+
+/// What a prune removes. Never what a container, a mount or a pin holds, and never what another program may just be making.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prune {
+    /// Images with names too; else only those without.
+    pub named: bool,
+    /// Images whose documents changed less than this long ago stay: podman names an image last.
+    pub image_age: Duration,
+    /// Layers that no image needs, and that are younger than this, stay: podman makes an image after its layers.
+    pub layer_age: Duration,
+    /// What both are reckoned from.
+    pub now: SystemTime,
+}
+
+impl Prune {
+    /// Images without a name whose documents are a minute old, and unneeded layers of a day, as `podman system check` reckons.
+    pub fn new() -> Self {
+        let (image_age, layer_age) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
+        Self { named: false, image_age, layer_age, now: SystemTime::now() }
+    }
+
+    /// Whether something of this time is older than `age`. Of a time in the future nobody knows.
+    pub(super) fn is_over(&self, time: SystemTime, age: Duration) -> bool {
+        self.now.duration_since(time).is_ok_and(|passed| passed >= age)
+    }
+}
+
+impl Default for Prune {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// What `remove_image` does with an image that has several names.

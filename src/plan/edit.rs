@@ -126,7 +126,7 @@ pub(super) fn claims(images: &Images, names: &[String]) -> Vec<NameClaim> {
 /// An image that is not known, a name it does not have, metadata that is no JSON.
 pub fn resolve_light(images: &Images, change: &Change) -> Result<Option<ImageChange>, PlanError> {
     Ok(Some(match change {
-        Change::Put(_) | Change::SetData { .. } | Change::DropData { .. } | Change::RemoveLayer(_) => return Ok(None),
+        Change::Put(_) | Change::SetData { .. } | Change::DropData { .. } | Change::RemoveLayer(_) | Change::Prune(_) => return Ok(None),
         Change::Tag { image, names } => ImageChange::Names { id: images.find(image)?.id, take: claims(images, names), drop: vec![] },
         Change::Untag { image, names } => {
             let id = images.find(image)?.id;

@@ -14,18 +14,22 @@ mod heal;
 mod holder;
 mod layers;
 mod names;
+mod preview;
+mod removal;
+mod resolve;
 mod run;
 mod step;
 
 pub use act::seal_stage;
 pub use build::{Built, DiskFacts, ImageFacts, Inputs, PlanError, Ready, build};
 pub use change::{
-    Change, DataPut, ImageChange, ImagePut, Intent, LayerPut, LayerRemoval, NameClaim, SeveralNames, Source, StagedData, WantedImage,
-    WantedLayer,
+    Change, DataPut, ImageChange, ImagePut, Intent, LayerPut, LayerRemoval, NameClaim, Prune, SeveralNames, Source, StagedData,
+    WantedImage, WantedLayer,
 };
 pub use codec::{CodecError, decode, encode};
 pub use edit::{Around, AsPlanned, edit, resolve_light};
 pub use holder::Holder;
 pub use names::{Renamed, renamed};
+pub use preview::{Preview, Previewed, preview};
 pub use run::{StepError, World};
 pub use step::{Place, Step, Table};

@@ -1,7 +1,7 @@
 //! The first stage: a transaction that collects what is to change, with no store lock.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -82,9 +82,11 @@ pub struct WriteTxn {
     pub(super) id: TxnId,
     /// Made with the first thing that is staged: what only changes names needs none.
     staging: OnceLock<Staging>,
-    making: Mutex<()>,
+    pub(super) making: Mutex<()>,
     pub(super) contents: Mutex<Contents>,
     pub(super) cancelled: AtomicBool,
+    /// How many layers without a known id were begun.
+    pub(super) made: AtomicU64,
 }
 
 impl std::fmt::Debug for WriteTxn {
@@ -108,6 +110,7 @@ impl WriteTxn {
             making: Mutex::default(),
             contents: Mutex::default(),
             cancelled: AtomicBool::new(false),
+            made: AtomicU64::new(0),
         })
     }
 

@@ -81,6 +81,16 @@ pub enum TxnError {
     StagedImage { id: ImageId },
     #[error("a signed manifest of schema 1 cannot be stored for image {id}: its digest is not that of its bytes")]
     SignedManifest { id: ImageId },
+    #[error("the big data of image {id} must be staged; use set_big_data")]
+    Unstaged { id: ImageId },
+    #[error("the new layer cannot be unpacked")]
+    NewLayer { source: ExtractError },
+    #[error("layer {id} is not known; `layers` lists those there are")]
+    UnknownParent { id: LayerId },
+    #[error("the config of the new image is not JSON with rootfs.diff_ids")]
+    Config { source: serde_json::Error },
+    #[error("the config of the new image names other layers in rootfs.diff_ids ({config}) than it is made of ({layers})")]
+    DiffIds { config: usize, layers: usize },
     #[error("cancelled")]
     Cancelled,
 }

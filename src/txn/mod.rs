@@ -13,6 +13,7 @@
 mod begin;
 mod change;
 mod commit;
+mod create;
 mod edit;
 mod error;
 mod exposed;
@@ -28,6 +29,7 @@ mod staging;
 
 pub use begin::{SyncMode, TxnOptions, WriteTxn};
 pub use commit::CommitError;
+pub use create::NewImage;
 pub use error::TxnError;
 pub use inspect::{Inspection, inspect, inspect_to};
 pub use prepare::{Prepared, PreparedTxn};

@@ -1,11 +1,13 @@
 //! The second stage: everything on the medium, the plan made under the locks, the intent durable.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::ids::{LayerId, TxnId};
 use crate::layout::Tables;
 use crate::lock::StoreLocks;
-use crate::plan::{self, Built, Inputs, WantedImage, WantedLayer};
+use crate::plan::{self, Built, Change, Holder, Inputs, PlanError, WantedImage, WantedLayer};
+use crate::podman_db;
 use crate::recovery;
 
 use super::commit::Journaled;
@@ -15,6 +17,8 @@ use super::{Receipt, SyncMode, TxnError, WriteTxn};
 
 /// How often a plan may be overtaken by other processes.
 const TRIES: usize = 8;
+/// How long a podman that writes its database is waited for, only to learn a name.
+const DATABASE_WAIT: Duration = Duration::from_millis(500);
 
 /// A transaction that is decided and whose intent is durable, holding the store's locks: commit it soon.
 #[must_use = "a prepared transaction holds the store's locks until it is committed or dropped"]
@@ -90,9 +94,25 @@ impl WriteTxn {
             Ok(Some(prepared)) => Ok(prepared),
             Ok(None) => Err(TxnError::Overtaken { tries: TRIES }),
             Err(Unprepared::Need(layers)) => Ok(Prepared::NeedLayers(Box::new(self), layers)),
-            // Asked of podman's database only now: nobody waits for it.
-            Err(Unprepared::Error(error)) => Err(error),
+            // The locks are released: nobody waits while podman's database is asked.
+            Err(Unprepared::Error(error)) => Err(self.with_podmans_name(error)),
         }
+    }
+
+    /// A container is called what podman calls it: names in the store's tables are of its making, and it may have another by now.
+    fn with_podmans_name(&self, mut error: TxnError) -> TxnError {
+        if let TxnError::Plan(PlanError::ImageInUse { holder, .. } | PlanError::LayerInUse { holder, .. }) = &mut error
+            && let Holder::Container { id, name } = holder
+        {
+            let names = podman_db::container_names(self.layout.root.path(), &self.layout.runroot, &[id.as_str()], DATABASE_WAIT);
+            for why in names.unasked() {
+                tracing::debug!(error = why as &dyn std::error::Error, "podman's name of a container is not known");
+            }
+            if let Some(known) = names.get(id) {
+                known.clone_into(name);
+            }
+        }
+        error
     }
 
     fn try_prepare(&mut self) -> Result<Option<Prepared>, Unprepared> {
@@ -196,6 +216,9 @@ impl WriteTxn {
         let mut sight = Sight::new(&self.layout, &changes, images);
         layers.iter().try_for_each(|wanted| sight.layer(&wanted.id))?;
         images.iter().try_for_each(|wanted| sight.image(&wanted.id))?;
+        if changes.iter().any(|change| matches!(change, Change::Prune(_))) {
+            sight.pins()?;
+        }
         loop {
             let inputs = Inputs { tables, disk: &sight.facts, seq, wanted_layers: layers, wanted_images: images, changes: &changes };
             match plan::build(&inputs)? {

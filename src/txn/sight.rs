@@ -1,11 +1,13 @@
 //! What a plan wants to know of the disk, read under the locks.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fsio::optional;
 use crate::ids::{Digest, ImageId, LayerId};
 use crate::layout::{Layout, mounted};
 use crate::overlay::{Facts, TreeId};
+use crate::pins;
 use crate::plan::{Change, DiskFacts, ImageFacts, StagedData, WantedImage};
 
 use super::TxnError;
@@ -44,7 +46,9 @@ impl<'a> Sight<'a> {
     pub(super) fn image(&mut self, id: &ImageId) -> Result<(), TxnError> {
         let mut seen = ImageFacts::default();
         if let Some(dir) = optional(self.layout.images.dir(id.as_str()))? {
-            seen.tree = Some(TreeId::of(&dir)?);
+            let meta = dir.own_meta()?;
+            seen.tree = Some(TreeId { inode: meta.inode, birth: meta.birth });
+            seen.changed = moment(meta.mtime);
             for item in self.files.get(id).into_iter().flatten() {
                 if let Some(bytes) = optional(dir.read(&item.file, DOCUMENT_MAX))? {
                     seen.files.insert(item.file.clone(), Digest::of(&bytes));
@@ -52,6 +56,12 @@ impl<'a> Sight<'a> {
             }
         }
         self.facts.images.insert(id.clone(), seen);
+        Ok(())
+    }
+
+    /// The images that are pinned.
+    pub(super) fn pins(&mut self) -> Result<(), TxnError> {
+        self.facts.pinned = pins::pinned(self.layout)?.into_keys().collect();
         Ok(())
     }
 
@@ -64,4 +74,8 @@ impl<'a> Sight<'a> {
         self.facts.mounts.extend(mounted(self.layout, &ids, &links)?);
         Ok(())
     }
+}
+
+fn moment((seconds, nanos): (i64, u32)) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::new(u64::try_from(seconds).ok()?, nanos))
 }

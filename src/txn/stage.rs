@@ -74,8 +74,12 @@ impl ImageSpec {
     ///
     /// A time of creation that is none.
     pub fn record(&self) -> Result<metadata::Image, TxnError> {
-        let top = self.diff_ids.iter().fold(None, |below, diff_id| Some(LayerId::chain(below.as_ref(), diff_id)));
-        let mut new = NewImage::new(ImageId::of_config(&Digest::of(&self.config)), top);
+        self.record_on(self.diff_ids.iter().fold(None, |below, diff_id| Some(LayerId::chain(below.as_ref(), diff_id))).as_ref())
+    }
+
+    /// The same with this top layer.
+    fn record_on(&self, top: Option<&LayerId>) -> Result<metadata::Image, TxnError> {
+        let mut new = NewImage::new(ImageId::of_config(&Digest::of(&self.config)), top.cloned());
         new.digest = Some(Digest::of(self.index.as_ref().unwrap_or(&self.manifest)));
         new.names = self.names.clone();
         // As the newest c/image writes it for an unsigned image.
@@ -108,7 +112,7 @@ impl WriteTxn {
         Ok(list)
     }
 
-    fn declare_one(&self, tables: &Tables, id: &LayerId, parent: Option<LayerId>, diff_id: &Digest) -> Result<bool, TxnError> {
+    pub(super) fn declare_one(&self, tables: &Tables, id: &LayerId, parent: Option<LayerId>, diff_id: &Digest) -> Result<bool, TxnError> {
         let ancestry = {
             let contents = self.contents();
             if contents.declared.contains_key(id) {
@@ -214,18 +218,12 @@ impl WriteTxn {
         blob: impl Read + Send,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<WantedLayer, TxnError> {
-        let made = LayerDir::create(&self.staging()?.stage, &spec.id, &declared.link, &declared.ancestry)?;
-        let spill_name = format!("{}.spill", spec.id);
-        let spill = self.staging()?.stage.mkdir(&spill_name, 0o700)?;
-        let options =
-            extract::Options { blob_bytes: spec.blob_bytes, max_bytes: self.options.max_layer_bytes, cancelled: &self.cancelled, progress };
-        let split = split_name(&spec.id);
-        let extracted =
-            extract::layer(blob, &made.diff, &spill, &self.staging()?.layer_side, &split, &options).map_err(|source| match source {
-                ExtractError::Cancelled => TxnError::Cancelled,
-                source => TxnError::Extract { diff_id: spec.diff_id.clone(), source },
+        let (made, extracted) =
+            self.unpack(spec.id.as_str(), declared, spec.blob_bytes, blob, progress).map_err(|source| match source {
+                Unpacking::Disk(error) => error,
+                Unpacking::Extract(ExtractError::Cancelled) => TxnError::Cancelled,
+                Unpacking::Extract(source) => TxnError::Extract { diff_id: spec.diff_id.clone(), source },
             })?;
-        self.staging()?.stage.remove_tree(&spill_name)?;
         if let Some(want) = &spec.blob
             && *want != extracted.blob_digest
         {
@@ -235,23 +233,55 @@ impl WriteTxn {
             let (want, seen) = (spec.diff_id.clone(), extracted.diff_id);
             return Err(TxnError::DiffId { blob: extracted.blob_digest, want, seen });
         }
+        self.staged_source(&spec.id, declared, &made, &extracted)
+    }
+
+    /// Unpacks a blob into a layer directory of this name in staging; its tar-split gets the same name.
+    pub(super) fn unpack(
+        &self,
+        name: &str,
+        declared: &Declared,
+        blob_bytes: Option<u64>,
+        blob: impl Read + Send,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(LayerDir, Extracted), Unpacking> {
+        let staging = self.staging()?;
+        let made = LayerDir::create(&staging.stage, name, &declared.link, &declared.ancestry)?;
+        let spill_name = format!("{name}.spill");
+        let spill = staging.stage.mkdir(&spill_name, 0o700)?;
+        let options = extract::Options { blob_bytes, max_bytes: self.options.max_layer_bytes, cancelled: &self.cancelled, progress };
+        let split = split_file(name);
+        let extracted = extract::layer(blob, &made.diff, &spill, &staging.layer_side, &split, &options).map_err(Unpacking::Extract)?;
+        staging.stage.remove_tree(&spill_name)?;
+        Ok((made, extracted))
+    }
+
+    /// Seals an unpacked layer, and says what it is for the plan.
+    pub(super) fn staged_source(
+        &self,
+        id: &LayerId,
+        declared: &Declared,
+        made: &LayerDir,
+        extracted: &Extracted,
+    ) -> Result<WantedLayer, TxnError> {
+        let staging = self.staging()?;
         if extracted.root_entry {
-            self.contents().own_roots.insert(spec.id.clone());
+            self.contents().own_roots.insert(id.clone());
         }
         let tree = TreeId::of(&made.diff)?;
-        if self.staging()?.sync != SyncMode::None {
-            self.write_seal(&made.dir, overlay::SEAL, &spec.diff_id, &declared.link, tree)?;
+        if staging.sync != SyncMode::None {
+            self.write_seal(&made.dir, overlay::SEAL, &extracted.diff_id, &declared.link, tree)?;
         }
-        if self.staging()?.route.is_exposed() {
-            self.contents().counts.insert(spec.id.clone(), extracted.names);
+        if staging.route.is_exposed() {
+            self.contents().counts.insert(id.clone(), extracted.names);
         }
         let source = if declared.heal {
             Source::Heal { link: declared.link.clone(), tree, assumed: declared.ancestry.clone() }
         } else {
-            let record = layer_record(spec, declared, &extracted)?;
+            let record = layer_record(id, declared, extracted)?;
             Source::Staged { link: declared.link.clone(), tree, record, assumed: declared.ancestry.clone() }
         };
-        Ok(WantedLayer { id: spec.id.clone(), parent: declared.parent.clone(), diff_id: spec.diff_id.clone(), source })
+        Ok(WantedLayer { id: id.clone(), parent: declared.parent.clone(), diff_id: extracted.diff_id.clone(), source })
     }
 
     /// Stages an image over declared layers. Its id is that of its config.
@@ -260,14 +290,18 @@ impl WriteTxn {
     ///
     /// A layer that was not declared, the disk.
     pub fn stage_image(&self, spec: &ImageSpec) -> Result<ImageId, TxnError> {
-        let id = ImageId::of_config(&Digest::of(&spec.config));
         let mut chain: Vec<LayerId> = Vec::with_capacity(spec.diff_ids.len());
         for diff_id in &spec.diff_ids {
-            let layer = LayerId::chain(chain.last(), diff_id);
-            if !self.contents().declared.contains_key(&layer) {
-                return Err(TxnError::Undeclared { id: layer });
-            }
-            chain.push(layer);
+            chain.push(LayerId::chain(chain.last(), diff_id));
+        }
+        self.stage_image_on(spec, chain)
+    }
+
+    /// The same over these layers, base first.
+    pub(super) fn stage_image_on(&self, spec: &ImageSpec, chain: Vec<LayerId>) -> Result<ImageId, TxnError> {
+        let id = ImageId::of_config(&Digest::of(&spec.config));
+        if let Some(layer) = chain.iter().find(|layer| !self.contents().declared.contains_key(*layer)) {
+            return Err(TxnError::Undeclared { id: layer.clone() });
         }
         let side = match optional(self.staging()?.image_side.dir(id.as_str()))? {
             Some(side) => side,
@@ -282,7 +316,7 @@ impl WriteTxn {
             side.create(&file, 0o600)?.append(bytes)?;
             data.push(StagedData { key, file, size: bytes.len() as u64, digest: Digest::of(bytes) });
         }
-        let record = spec.record()?.json().to_owned();
+        let record = spec.record_on(chain.last())?.json().to_owned();
         let mut contents = self.contents();
         match contents.images.iter_mut().find(|image| image.id == id) {
             // The same config under two references of one batch: one record with the names of both.
@@ -307,12 +341,29 @@ impl WriteTxn {
     }
 }
 
+/// The name of a tar-split in staging.
+pub(super) fn split_file(name: &str) -> String {
+    format!("{name}.tar-split.gz")
+}
+
+/// Why a blob could not be unpacked.
+pub(super) enum Unpacking {
+    Extract(ExtractError),
+    Disk(TxnError),
+}
+
+impl<E: Into<TxnError>> From<E> for Unpacking {
+    fn from(error: E) -> Self {
+        Self::Disk(error.into())
+    }
+}
+
 pub(super) fn random_failed(source: std::io::Error) -> TxnError {
     TxnError::Disk(crate::fsio::Error { call: "getrandom", path: "/dev/urandom".into(), source })
 }
 
-fn layer_record(spec: &LayerSpec, declared: &Declared, extracted: &Extracted) -> Result<String, TxnError> {
-    let mut new = NewLayer::new(spec.id.clone(), declared.parent.clone(), SystemTime::now());
+fn layer_record(id: &LayerId, declared: &Declared, extracted: &Extracted) -> Result<String, TxnError> {
+    let mut new = NewLayer::new(id.clone(), declared.parent.clone(), SystemTime::now());
     new.compressed_diff_digest = Some(extracted.blob_digest.clone());
     new.compressed_size = extracted.blob_size;
     new.diff_digest = Some(extracted.diff_id.clone());
