@@ -126,6 +126,8 @@ impl Route {
     pub fn for_dead(&self, txn: &TxnId) -> Result<Self, LayoutError> {
         let mut route = self.clone();
         route.prove(txn)?;
+        // The probe is gone for good, whatever else there will be to sync: the segment that tells whose it was goes too.
+        route.overlay.sync()?;
         if let Way::Temp(slot) = &mut route.way {
             if self.stage.meta(txn.as_str())?.is_some() {
                 return Err(LayoutError::OtherWay { path: self.stage.path().join(txn.as_str()) });

@@ -3,7 +3,7 @@
 //! | tier | how |
 //! |---|---|
 //! | stop | every change from the k-th on fails; the store is opened again, recovery itself stopped at every j |
-//! | errno | one change fails, with ENOSPC, EIO, EDQUOT or EMFILE |
+//! | errno | one change fails, with ENOSPC, EIO, EDQUOT, EMFILE or EINTR |
 //! | acts | the same, and podman acts between the crash and the recovery |
 //! | kill | this binary runs itself and is SIGKILLed before the k-th change |
 //! | power | the log of changes on a model disk: what a power cut may leave, and a second one while recovery runs |

@@ -111,7 +111,7 @@ pub fn everywhere(work: &Work) {
 pub fn one_error_everywhere(work: &Work) {
     use rustix::io::Errno;
     let expected = Expected::of(work);
-    for error in [Errno::NOSPC, Errno::IO, Errno::DQUOT, Errno::MFILE] {
+    for error in [Errno::NOSPC, Errno::IO, Errno::DQUOT, Errno::MFILE, Errno::INTR] {
         let mut ends = std::collections::BTreeMap::new();
         for k in 0.. {
             let temp = temp();

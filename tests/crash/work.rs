@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cstor_rs::fsio::Hook;
 use cstor_rs::ids::{Digest, ImageId, LayerId};
 use cstor_rs::metadata::ImageRef;
-use cstor_rs::plan::SeveralNames;
+use cstor_rs::plan::{Prune, SeveralNames};
 use cstor_rs::store::{Store, StoreOptions};
 use cstor_rs::txn::{Receipt, SyncMode, TxnOptions, WriteTxn};
 use serde_json::Value;
@@ -70,6 +70,11 @@ pub const ALL: &[Work] = &[
         Ok(txn.set_names(second, &["localhost/third:3".to_owned()])?)
     }),
     changing("documents", with_several, documents),
+    changing("prune", with_unwanted, |txn| {
+        let zero = std::time::Duration::ZERO;
+        txn.prune(Prune { image_age: zero, layer_age: zero, ..Prune::new() });
+        Ok(())
+    }),
     Work { name: "mixed", setup: with_several, images: || vec![new_image()], changes: mixed, small: false, removes: true },
     Work { name: "apply", setup: with_several, images: three, changes: apply, small: false, removes: true },
 ];
@@ -158,6 +163,16 @@ fn with_loose_layer(root: &Path) {
     let images = root.join("root/overlay-images");
     edit(&images.join("images.json"), |table| table.retain(|image| image["id"] != id_of(&second_image()).as_str()));
     std::fs::remove_dir_all(images.join(id_of(&second_image()).as_str())).unwrap();
+}
+
+/// The same, and an image without a name.
+fn with_unwanted(root: &Path) {
+    with_loose_layer(root);
+    let store = open(root, None);
+    fixture::pull(&store, &[image("localhost/nameless:1", vec![base(), app("nameless"), app("top")])]).unwrap();
+    let txn = store.begin(TxnOptions::default()).unwrap();
+    txn.untag(ImageRef::Name("localhost/nameless:1".into()), &[]).unwrap();
+    fixture::commit(txn).unwrap();
 }
 
 fn loose_layer() -> LayerId {
