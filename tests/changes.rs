@@ -10,7 +10,6 @@ mod fixture;
 #[allow(dead_code)]
 mod oracle;
 #[path = "common/peers.rs"]
-#[allow(dead_code)]
 mod peers;
 
 use std::collections::BTreeSet;
@@ -352,8 +351,7 @@ fn counted(place: &Place, images: &[Image], changes: impl Fn(&WriteTxn) -> Resul
     let store = Store::open(StoreOptions::new(place.root(), place.runroot()).hook(hook.clone())).unwrap();
     *hook.0.lock().unwrap() = [0; 3];
     fixture::change_with(&store, images, |txn| Ok(changes(txn)?), TxnOptions::default()).unwrap().expect("something changes");
-    let counts = *hook.0.lock().unwrap();
-    counts
+    *hook.0.lock().unwrap()
 }
 
 /// The table in `docs/performance.md`.
