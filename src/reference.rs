@@ -118,12 +118,14 @@ impl FromStr for Reference {
 }
 
 /// Whether a text names no registry, so that what it means depends on the host.
+#[cfg(feature = "registry")]
 pub(crate) fn is_short(text: &str) -> bool {
     let name = text.get(..name_end(text)).unwrap_or(text);
     !text.starts_with("docker://") && !name.split_once('/').is_some_and(|(first, _)| is_host(first))
 }
 
 /// Where the name ends in a text, and the tag or digest begins.
+#[cfg(feature = "registry")]
 pub(crate) fn name_end(text: &str) -> usize {
     let digest = text.find('@').unwrap_or(text.len());
     let before = text.get(..digest).unwrap_or(text);

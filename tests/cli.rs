@@ -213,6 +213,7 @@ fn a_transaction_that_lives_is_shown_as_that() {
     let world = World::new();
     let store = Store::open(StoreOptions::new(world.root(), world.temp.path().join("run"))).unwrap();
     let txn = store.begin(cstor_rs::txn::TxnOptions::default()).unwrap();
+    txn.stage_empty_layer(None).unwrap();
     let alive = serde_json::json!([txn.id()]);
     let would = serde_json::json!({"would_end": [], "pending": [], "left": [], "alive": alive});
     assert_eq!(world.json(&["recover", "--dry-run", "--json"]), would);
@@ -250,6 +251,7 @@ fn what_cannot_be_removed_is_said_and_is_a_failure_of_recover() {
     let world = World::new();
     let store = Store::open(StoreOptions::new(world.root(), world.temp.path().join("run"))).unwrap();
     let txn = store.begin(cstor_rs::txn::TxnOptions::default()).unwrap();
+    txn.stage_empty_layer(None).unwrap();
     let id = txn.id().to_string();
     let segment = world.root().join("cstor-rs/journal").join(format!("{id}.wal"));
     let bytes = std::fs::read(&segment).unwrap();

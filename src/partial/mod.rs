@@ -248,7 +248,8 @@ fn removed(dir: &Dir, entry: &Entry) -> bool {
 
 /// The directory, made if missing: not synced, because what is lost of it is only fetched again.
 fn ensure(layout: &Layout) -> fsio::Result<Option<Dir>> {
-    let Some(own) = optional(layout.root.dir(OWN))? else { return Ok(None) };
+    // Synced where it is made here: whoever finds it there takes its name for durable.
+    let own = layout.root.ensure_dir(OWN, 0o700)?;
     let dir = match optional(own.dir(PARTIAL))? {
         Some(dir) => dir,
         None => match own.mkdir(PARTIAL, 0o700) {
