@@ -4,11 +4,13 @@ mod error;
 mod event;
 mod fetch;
 mod find;
+mod nonblocking;
 mod present;
 mod there;
 
 pub use error::PullError;
 pub use event::{Event, Progress};
+pub use nonblocking::pull_async;
 pub use present::{Presence, present};
 
 use std::sync::atomic::{AtomicBool, Ordering};
