@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 mod oracle;
 #[path = "common/registry/mod.rs"]
-#[allow(unused_imports, dead_code)]
+#[allow(unused_imports)]
 mod registry;
 
 use std::collections::BTreeSet;

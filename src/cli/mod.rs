@@ -1,16 +1,21 @@
 //! Arguments, exit codes, and one file per command. stdout carries results, stderr the rest.
 
+mod change;
 mod exit;
 mod filter;
 mod images;
 mod info;
 mod journal;
+mod layer;
 mod layers;
 mod out;
 mod progress;
+mod prune;
 mod pull;
 mod recover;
+mod rmi;
 mod signals;
+mod tag;
 mod values;
 
 use std::io::IsTerminal;
@@ -52,6 +57,16 @@ enum Command {
     Images(images::Args),
     /// List layers
     Layers(layers::Args),
+    /// Give an image more names
+    Tag(tag::TagArgs),
+    /// Take names from an image
+    Untag(tag::UntagArgs),
+    /// Remove images
+    Rmi(rmi::Args),
+    /// Make and remove layers
+    Layer(layer::Args),
+    /// Remove what nobody wants
+    Prune(prune::Args),
     /// Finish or take back what a crash left half done
     Recover(recover::Args),
     /// List the journal's segments
@@ -111,6 +126,11 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Pull(args) => pull::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),
         Command::Layers(args) => layers::run(&context, &args),
+        Command::Tag(args) => tag::tag(&context, &args),
+        Command::Untag(args) => tag::untag(&context, &args),
+        Command::Rmi(args) => rmi::run(&context, &args),
+        Command::Layer(args) => layer::run(&context, &args),
+        Command::Prune(args) => prune::run(&context, &args),
         Command::Recover(args) => recover::run(&context, &args),
         Command::Journal(args) => journal::run(&context, &args),
         Command::Info(args) => info::run(&context, &args),

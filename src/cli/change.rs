@@ -1,0 +1,75 @@
+//! What the commands that change images and layers have in common.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use cstor_rs::metadata::ImageRef;
+use cstor_rs::pull::PullError;
+use cstor_rs::reference::Reference;
+use cstor_rs::registry::{Place, SystemFiles};
+use cstor_rs::store::Store;
+use cstor_rs::txn::{Prepared, Receipt, TxnError, TxnOptions, WriteTxn};
+
+use super::exit::Outcome;
+use super::out::tell;
+use super::{Context, exit, signals};
+
+/// A store that there must be: these commands make none. A signal ends waiting for its locks.
+pub(super) fn existing(context: &Context) -> anyhow::Result<Store> {
+    if context.reader()?.layout()?.is_none() {
+        bail!("there is no store at {}; the first pull makes one", context.config.graphroot.display());
+    }
+    context.store_with(Some(signals::listen()?.flag))
+}
+
+/// What a person calls an image: in podman's order localhost's name, what registries.conf makes of it, docker.io's.
+pub(super) fn image_ref(text: &str) -> ImageRef {
+    let local = Reference::local(text).ok();
+    let configured = match Place::find(text, &SystemFiles::of_process()) {
+        Ok(Place::Registry(reference)) => Some(reference),
+        _ => None,
+    };
+    let mut names: Vec<String> = Vec::new();
+    for name in [local, configured, text.parse().ok()].into_iter().flatten().map(|reference| reference.stored_name()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    ImageRef::Typed { text: text.to_owned(), names }
+}
+
+/// A name that an image is to get: without a registry it means localhost, as for `podman tag`.
+pub(super) fn new_name(text: &str) -> anyhow::Result<String> {
+    Ok(Reference::local(text)?.stored_name())
+}
+
+/// One transaction that stages nothing by itself; `None` where the store says all of this already.
+pub(super) fn transact(store: &Store, changes: impl FnOnce(&WriteTxn) -> Result<(), TxnError>) -> Result<Option<Receipt>, PullError> {
+    let txn = store.begin(TxnOptions::default())?;
+    changes(&txn)?;
+    commit(txn)
+}
+
+/// Prepares and commits.
+pub(super) fn commit(txn: WriteTxn) -> Result<Option<Receipt>, PullError> {
+    match txn.prepare()? {
+        Prepared::Ready(prepared) => Ok(Some(prepared.commit()?)),
+        Prepared::Nothing => Ok(None),
+        Prepared::NeedLayers(..) => Err(PullError::Vanishing { rounds: 1 }),
+    }
+}
+
+/// Each item for itself: what fails is told, and the others go on.
+pub(super) fn each<T>(items: &[T], mut one: impl FnMut(&T) -> anyhow::Result<()>) -> ExitCode {
+    let mut outcomes = Vec::with_capacity(items.len());
+    for item in items {
+        outcomes.push(match one(item) {
+            Ok(()) => Outcome::Done,
+            Err(error) => {
+                tell(format_args!("error: {}", exit::chain(&error)));
+                Outcome::of(&error)
+            }
+        });
+    }
+    ExitCode::from(exit::code(&outcomes, signals::received()))
+}
