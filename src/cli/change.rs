@@ -44,18 +44,18 @@ pub(super) fn new_name(text: &str) -> anyhow::Result<String> {
 }
 
 /// One transaction that stages nothing by itself; `None` where the store says all of this already.
-pub(super) fn transact(store: &Store, changes: impl FnOnce(&WriteTxn) -> Result<(), TxnError>) -> Result<Option<Receipt>, PullError> {
-    let txn = store.begin(TxnOptions::default())?;
-    changes(&txn)?;
+pub(super) fn transact(store: &Store, changes: impl FnOnce(&WriteTxn) -> Result<(), TxnError>) -> anyhow::Result<Option<Receipt>> {
+    let txn = store.begin(TxnOptions::default()).map_err(PullError::from)?;
+    changes(&txn).map_err(PullError::from)?;
     commit(txn)
 }
 
 /// Prepares and commits.
-pub(super) fn commit(txn: WriteTxn) -> Result<Option<Receipt>, PullError> {
-    match txn.prepare()? {
-        Prepared::Ready(prepared) => Ok(Some(prepared.commit()?)),
+pub(super) fn commit(txn: WriteTxn) -> anyhow::Result<Option<Receipt>> {
+    match txn.prepare().map_err(PullError::from)? {
+        Prepared::Ready(prepared) => Ok(Some(prepared.commit().map_err(PullError::from)?)),
         Prepared::Nothing => Ok(None),
-        Prepared::NeedLayers(..) => Err(PullError::Vanishing { rounds: 1 }),
+        Prepared::NeedLayers(..) => Err(PullError::Vanishing { rounds: 1 }.into()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Arguments, exit codes, and one file per command. stdout carries results, stderr the rest.
 
+mod apply;
 mod change;
 mod exit;
 mod filter;
@@ -57,6 +58,8 @@ enum Command {
     Images(images::Args),
     /// List layers
     Layers(layers::Args),
+    /// Pull, tag, untag and remove images in one transaction
+    Apply(apply::Args),
     /// Give an image more names
     Tag(tag::TagArgs),
     /// Take names from an image
@@ -126,6 +129,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Pull(args) => pull::run(&context, &args),
         Command::Images(args) => images::run(&context, &args),
         Command::Layers(args) => layers::run(&context, &args),
+        Command::Apply(args) => apply::run(&context, &args),
         Command::Tag(args) => tag::tag(&context, &args),
         Command::Untag(args) => tag::untag(&context, &args),
         Command::Rmi(args) => rmi::run(&context, &args),

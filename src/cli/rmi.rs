@@ -38,9 +38,13 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     Ok(each(&args.images, |text| match transact(&store, |txn| txn.remove_image(image_ref(text), names)) {
         Ok(Some(receipt)) => Ok(print(&receipt, args.json)?),
         Ok(None) => Ok(()),
-        Err(PullError::Txn(TxnError::Plan(PlanError::Lookup(LookupError::Unknown { .. })))) if args.ignore => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) if args.ignore && is_unknown(&error) => Ok(()),
+        Err(error) => Err(error),
     }))
+}
+
+fn is_unknown(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(PullError::Txn(TxnError::Plan(PlanError::Lookup(LookupError::Unknown { .. })))))
 }
 
 /// As podman prints it.

@@ -5,12 +5,14 @@ mod event;
 mod fetch;
 mod find;
 mod nonblocking;
+mod planned;
 mod present;
 mod there;
 
 pub use error::PullError;
 pub use event::{Event, Progress};
 pub use nonblocking::pull_async;
+pub use planned::{Planned, PlannedPull, plan_apply};
 pub use present::{Presence, present};
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ids::{Digest, ImageId, TxnId};
 use crate::partial;
+use crate::plan::Change;
 use crate::registry::{self, Place, Platform};
 use crate::store::Store;
-use crate::txn::{Prepared, SyncMode, TxnError, TxnOptions};
+use crate::txn::{Prepared, Receipt, SyncMode, TxnError, TxnOptions};
 use find::{Found, check_names, resolve};
 use there::all_there;
 
@@ -91,11 +94,45 @@ pub fn pull(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Pulled>, PullError> {
+    let items: Vec<Item> = places.iter().cloned().map(Item::Pull).collect();
+    Ok(apply(store, &items, options, progress, cancelled)?.pulled)
+}
+
+/// One thing to be done by [`apply`].
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// An image is pulled.
+    Pull(Place),
+    /// Something that is there is changed, or that an item before it brings.
+    Change(Change),
+}
+
+/// What [`apply`] did.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The images that were pulled, in the order of the items.
+    pub pulled: Vec<Pulled>,
+    /// What was changed; `None` where the store said all of it already.
+    pub receipt: Option<Receipt>,
+}
+
+/// Pulls images and changes others in one transaction: everything, in the order of the items, or nothing.
+///
+/// # Errors
+///
+/// As [`pull`].
+pub fn apply(
+    store: &Store,
+    items: &[Item],
+    options: &PullOptions,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<Applied, PullError> {
     // Of this pull only: what fails in it ends its own downloads, not those of the caller's next one.
     let network = options.registry.cancel.child_token();
     let registry = registry::Options { cancel: network.clone(), ..options.registry.clone() };
     let options = PullOptions { registry, ..options.clone() };
-    match (Pull { store, options: &options, network: &network, progress, cancelled }).run(places) {
+    match (Pull { store, options: &options, network: &network, progress, cancelled }).run(items) {
         Err(error) if error.is_cancelled() => Err(PullError::Cancelled),
         result => result,
     }
@@ -115,31 +152,43 @@ impl Pull<'_> {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    fn run(&self, places: &[Place]) -> Result<Vec<Pulled>, PullError> {
+    fn run(&self, items: &[Item]) -> Result<Applied, PullError> {
+        let places = items.iter().filter_map(|item| match item {
+            Item::Pull(place) => Some(place),
+            Item::Change(_) => None,
+        });
         let found = self.resolve(places)?;
-        if self.is_there(&found)? {
-            return Ok(pulled(&found, None, 0));
+        if found.len() == items.len() && self.is_there(&found)? {
+            return Ok(Applied { pulled: pulled(&found, None, 0), receipt: None });
         }
         let mut txn = self.store.begin(self.options.txn.clone())?;
         let cache = self.cache(&found);
         let mut fetched = 0;
-        for _ in 0..ROUNDS {
-            fetched += self.fetch_layers(&txn, cache.as_ref(), &found)?;
+        for round in 0..ROUNDS {
+            if !found.is_empty() {
+                fetched += self.fetch_layers(&txn, cache.as_ref(), &found)?;
+            }
             // All layers are staged. Later the sync of the filesystem would bring their blobs to the medium, too, only to be
             // removed.
             cache.iter().for_each(partial::Cache::discard);
-            for one in &found {
-                txn.stage_image(&one.spec)?;
+            let mut images = found.iter();
+            for item in items {
+                match item {
+                    Item::Pull(_) => images.next().map_or(Ok(()), |one| txn.stage_image(&one.spec).map(drop))?,
+                    // What was said once stays said, however often layers are staged.
+                    Item::Change(change) if round == 0 => txn.add(change.clone())?,
+                    Item::Change(_) => {}
+                }
             }
             self.progress.event(Event::Committing);
             if self.is_cancelled() {
                 return Err(PullError::Cancelled);
             }
             match txn.prepare()? {
-                Prepared::Nothing => return Ok(pulled(&found, None, fetched)),
+                Prepared::Nothing => return Ok(Applied { pulled: pulled(&found, None, fetched), receipt: None }),
                 Prepared::Ready(prepared) => {
                     let receipt = prepared.commit()?;
-                    return Ok(pulled(&found, Some(&receipt.txn), fetched));
+                    return Ok(Applied { pulled: pulled(&found, Some(&receipt.txn), fetched), receipt: Some(receipt) });
                 }
                 Prepared::NeedLayers(again, _) => txn = *again,
             }
@@ -147,8 +196,8 @@ impl Pull<'_> {
         Err(PullError::Vanishing { rounds: ROUNDS })
     }
 
-    fn resolve(&self, places: &[Place]) -> Result<Vec<Found>, PullError> {
-        let mut found = Vec::with_capacity(places.len());
+    fn resolve<'a>(&self, places: impl Iterator<Item = &'a Place>) -> Result<Vec<Found>, PullError> {
+        let mut found = Vec::new();
         for place in places {
             if self.is_cancelled() {
                 return Err(PullError::Cancelled);
