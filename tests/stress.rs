@@ -106,7 +106,7 @@ fn worker(top: &Path, number: u64, operations: u64, figures: &Figures) {
                 commit(figures, txn)
             })(),
             // A batch: an image of its own comes, the one before goes, its own name stays what it is.
-            _ => (|| {
+            _ => {
                 let (new, old) = (app(&format!("w{number}n{n}")), format!("localhost/w{number}n{}:1", n.wrapping_sub(4)));
                 let there = store.read().unwrap().unwrap().image_by_name(&old).is_some();
                 let gone = |txn: &WriteTxn| {
@@ -116,7 +116,7 @@ fn worker(top: &Path, number: u64, operations: u64, figures: &Figures) {
                     Ok(())
                 };
                 fixture::change_with(&store, &[new], gone, TxnOptions::default()).map(drop)
-            })(),
+            }
         };
         figures.operations.fetch_add(1, Ordering::Relaxed);
         match result {
