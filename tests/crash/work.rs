@@ -341,6 +341,8 @@ pub struct Expected {
     pub after: Said,
     /// What stands in the store without a record before, and may go on standing there.
     pub known: BTreeSet<PathBuf>,
+    /// Whether the workload is one edit without a journal.
+    pub small: bool,
 }
 
 impl Expected {
@@ -363,7 +365,7 @@ impl Expected {
         if let Ok(before) = &before {
             assert_ne!(before, &after, "{}", work.name);
         }
-        Self { before, healed, after, known }
+        Self { before, healed, after, known, small: work.small }
     }
 
     /// Whether the store is as before, `Some(true)` as after.
