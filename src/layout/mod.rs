@@ -6,15 +6,13 @@
 //! handles that were all opened through one private clone of the graph root's mount.
 
 mod gotemp;
-mod mounts;
 mod route;
 mod tables;
 mod users;
 
-pub use mounts::mounted;
 pub use route::Route;
 pub use tables::{Tables, TablesError};
-pub use users::{Mounted, User, Users};
+pub use users::{Mounted, User, Users, mounted};
 
 use std::path::{Path, PathBuf};
 

@@ -12,7 +12,7 @@ const CONTAINERS: &str = "containers.json";
 const VOLATILE_CONTAINERS: &str = "volatile-containers.json";
 
 /// The tables as they were at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Tables {
     /// layers.json
     pub layers: Layers,

@@ -8,12 +8,13 @@
 //! - U3: of several users the first is named: containers, volatile containers, mounts that podman counts, mounts of
 //!   the kernel, each in the order of its file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 
 use super::{Layout, Tables};
 use crate::fsio;
-use crate::ids::{ImageId, LayerId};
+use crate::ids::{ImageId, LayerId, LinkId};
 
 /// Somebody who uses a layer or an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,27 +130,71 @@ impl Users {
     }
 }
 
-/// The layers of this store that this process sees mounted.
+/// The layers of this store that are mounted, in every mount namespace that this process can see: below their own directory, or
+/// as part of an overlay. A store that others read as an additional one is mounted by them, and only the kernel knows.
 ///
 /// # Errors
 ///
-/// An unreadable `/proc/self/mountinfo`.
+/// An unreadable `/proc/self/mountinfo`; what is unreadable of other processes is passed over.
 pub fn mounted(layout: &Layout) -> fsio::Result<Vec<Mounted>> {
     let path = "/proc/self/mountinfo";
-    // Other people's mount points may be no UTF-8; they are none of this store's layers.
-    let bytes = fs_err::read(path).map_err(|source| fsio::Error { call: "read", path: path.into(), source })?;
-    Ok(parse(&String::from_utf8_lossy(&bytes), &layout.overlay.path().display().to_string()))
+    let own = fs_err::read(path).map_err(|source| fsio::Error { call: "read", path: path.into(), source })?;
+    let overlay = layout.overlay.path().display().to_string();
+    // A LINKID is the layer's that its entry in `l/` leads to.
+    let owner = |link: &LinkId| {
+        let target = layout.links.read_link(link.as_str()).ok()?;
+        target.to_str()?.strip_prefix("../")?.strip_suffix("/diff").map(str::to_owned)
+    };
+    let mut list = parse(&own, &overlay, owner);
+    for path in other_namespaces() {
+        if let Ok(text) = fs_err::read(path) {
+            list.extend(parse(&text, &overlay, owner));
+        }
+    }
+    Ok(list)
 }
 
-/// The mounts below `overlay` in a text such as mountinfo(5).
-fn parse(text: &str, overlay: &str) -> Vec<Mounted> {
+/// One `mountinfo` for each mount namespace but our own.
+fn other_namespaces() -> Vec<String> {
+    let namespace = |process: &str| fs_err::metadata(format!("/proc/{process}/ns/mnt")).map(|meta| (meta.dev(), meta.ino())).ok();
+    let own = namespace("self");
+    let mut seen = BTreeMap::new();
+    for process in fs_err::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else { continue };
+        if let Some(namespace) = namespace(pid).filter(|namespace| Some(*namespace) != own) {
+            seen.entry(namespace).or_insert_with(|| format!("/proc/{pid}/mountinfo"));
+        }
+    }
+    seen.into_values().collect()
+}
+
+/// The layers in a text such as mountinfo(5): mounts below `overlay`, and what overlays name in their options, by the layer's
+/// id or by its LINKID.
+fn parse(text: &[u8], overlay: &str, owner: impl Fn(&LinkId) -> Option<String>) -> Vec<Mounted> {
+    // Other people's mount points may be no UTF-8; they are none of this store's layers.
+    let text = String::from_utf8_lossy(text);
     // As the kernel writes it there.
     let overlay = [('\\', "\\134"), (' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")]
         .into_iter()
         .fold(overlay.to_owned(), |path, (char, code)| path.replace(char, code));
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4));
-    let member = |point: &str| point.strip_prefix(&overlay)?.strip_prefix('/')?.split('/').next().map(str::to_owned);
-    points.filter_map(|point| Some(Mounted { layer: member(point)?, path: point.to_owned() })).collect()
+    let mut list = Vec::new();
+    for line in text.lines() {
+        let Some(point) = line.split(' ').nth(4) else { continue };
+        let mut add = |layer: String| list.push(Mounted { layer, path: point.to_owned() });
+        if let Some(member) = point.strip_prefix(&overlay).and_then(|rest| rest.strip_prefix('/')?.split('/').next()) {
+            add(member.to_owned());
+        }
+        let options = line.split_once(" - overlay ").map_or("", |(_, rest)| rest);
+        for word in options.split(|c: char| !c.is_ascii_alphanumeric()) {
+            match word.parse::<LinkId>() {
+                Ok(link) => owner(&link).into_iter().for_each(&mut add),
+                Err(_) if word.parse::<LayerId>().is_ok() => add(word.to_owned()),
+                Err(_) => {}
+            }
+        }
+    }
+    list
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::removal::removals;
 use super::resolve::{Resolved, resolve};
 use super::{Change, ImageChange, Intent, LayerRemoval, Place, Renamed, StagedData, Step, Table, WantedImage, WantedLayer};
 use crate::ids::{Digest, ImageId, LayerId};
-use crate::layout::Tables;
+use crate::layout::{Tables, Users};
 use crate::metadata::{EditError, Layer, Layers, LookupError, ParseError};
 use crate::overlay::{Ancestry, Facts, TreeId};
 
@@ -44,8 +44,8 @@ pub struct DiskFacts {
     pub layers: HashMap<LayerId, Facts>,
     /// Under `overlay-images/`.
     pub images: HashMap<ImageId, ImageFacts>,
-    /// Of the layers of which a plan wanted to know it: where they are mounted.
-    pub mounts: HashMap<LayerId, String>,
+    /// Who uses layers and images, once a plan wanted to know of any.
+    pub users: Option<Users>,
     /// The images that are pinned, for a prune.
     pub pinned: BTreeSet<ImageId>,
 }
@@ -65,7 +65,8 @@ pub struct ImageFacts {
 pub enum Built {
     /// Ready to be journaled.
     Ready(Box<Ready>),
-    /// What stands on disk under these ids must be known: read it under the same locks, and plan again.
+    /// What stands on disk under these ids must be known, and who uses the store: read it under the same locks, and plan
+    /// again.
     Look(BTreeSet<LayerId>, BTreeSet<ImageId>),
     /// These layers appeared since they were looked at: verify them, sync, plan again.
     Verify(BTreeSet<LayerId>),
@@ -105,6 +106,8 @@ pub enum PlanError {
     ImageInUse { id: ImageId, holder: Holder },
     #[error("layer {id} is in use by {holder}; remove that first")]
     LayerInUse { id: LayerId, holder: Holder },
+    #[error("{what} is both made and removed by this transaction; leave one of them out")]
+    Contradiction { what: String },
     #[error("layer {id} is not known; `layers` lists those there are")]
     UnknownLayer { id: LayerId },
     #[error("image {id} has several names ({}); name one of them, or force its removal", names.join(", "))]

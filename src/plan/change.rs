@@ -13,8 +13,13 @@ use crate::overlay::{Ancestry, TreeId};
 /// seeing what those before it have done.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// An image, staged as a [`WantedImage`], is inserted or united with what is there.
-    Put(ImageId),
+    /// An image, staged as a [`WantedImage`], is inserted or united with what is there, and gets names.
+    Put {
+        /// The image.
+        id: ImageId,
+        /// The names, normalised.
+        names: Vec<String>,
+    },
     /// An image gets more names; whoever had them loses them.
     Tag {
         /// The image.

@@ -6,10 +6,9 @@
 //!   somebody else changed since.
 //! - E2: a commit and recovery edit by the same code.
 
-use super::holder::user_of_image;
+use super::holder::Holder;
 use super::{Change, DataPut, DiskFacts, ImageChange, ImagePut, NameClaim, PlanError, SeveralNames, StagedData};
 use crate::ids::ImageId;
-use crate::layout::Tables;
 use crate::metadata::{BigData, FoundImage, Image, Images};
 use crate::overlay::TreeId;
 
@@ -126,7 +125,9 @@ pub(super) fn claims(images: &Images, names: &[String]) -> Vec<NameClaim> {
 /// An image that is not known, a name it does not have, metadata that is no JSON.
 pub fn resolve_light(images: &Images, change: &Change) -> Result<Option<ImageChange>, PlanError> {
     Ok(Some(match change {
-        Change::Put(_) | Change::SetData { .. } | Change::DropData { .. } | Change::RemoveLayer(_) | Change::Prune(_) => return Ok(None),
+        Change::Put { .. } | Change::SetData { .. } | Change::DropData { .. } | Change::RemoveLayer(_) | Change::Prune(_) => {
+            return Ok(None);
+        }
         Change::Tag { image, names } => ImageChange::Names { id: images.find(image)?.id, take: claims(images, names), drop: vec![] },
         Change::Untag { image, names } => {
             let id = images.find(image)?.id;
@@ -170,7 +171,7 @@ pub fn resolve_light(images: &Images, change: &Change) -> Result<Option<ImageCha
 /// # Errors
 ///
 /// An image that is not known or in use, a document that every image needs.
-pub(super) fn resolve_heavy(tables: &Tables, disk: &DiskFacts, images: &Images, change: &Change) -> Result<Option<ImageChange>, PlanError> {
+pub(super) fn resolve_heavy(disk: &DiskFacts, images: &Images, change: &Change) -> Result<Option<ImageChange>, PlanError> {
     let known = |id: &ImageId| images.get(id).ok_or_else(|| PlanError::Edit(unknown(id)));
     let seen = |image: &Image, key: &str| image.big_data_digests().get(key).map(ToString::to_string);
     Ok(Some(match change {
@@ -191,8 +192,8 @@ pub(super) fn resolve_heavy(tables: &Tables, disk: &DiskFacts, images: &Images, 
         }
         Change::RemoveImage { image, .. } => {
             let id = images.find(image)?.id;
-            if let Some(holder) = user_of_image(tables, &id) {
-                return Err(PlanError::ImageInUse { id, holder });
+            if let Some(user) = disk.users.as_ref().and_then(|users| users.of_image(&id).next()) {
+                return Err(PlanError::ImageInUse { holder: Holder::User(user.clone()), id });
             }
             let names = known(&id)?.names().to_vec();
             let tree = disk.images.get(&id).and_then(|facts| facts.tree);

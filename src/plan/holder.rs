@@ -6,25 +6,15 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 
-use crate::ids::{ImageId, LayerId};
-use crate::layout::Tables;
-use crate::metadata::{Container, Images, Layers, Loose};
+use crate::ids::LayerId;
+use crate::layout::{Tables, User, Users};
+use crate::metadata::{Images, Layers, Loose};
 
 /// Who needs something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// A container.
-    Container {
-        /// Its id.
-        id: String,
-        /// What the store calls it; podman's database may know better.
-        name: String,
-    },
-    /// A mount.
-    Mount {
-        /// Where.
-        at: String,
-    },
+    /// A container or a mount.
+    User(User),
     /// An image.
     Image {
         /// Its id.
@@ -42,9 +32,7 @@ pub enum Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Container { id, name } if id == name => write!(f, "container {id}"),
-            Self::Container { id, name } => write!(f, "container {name} ({})", id.chars().take(12).collect::<String>()),
-            Self::Mount { at } => write!(f, "the mount at {at}"),
+            Self::User(user) => user.fmt(f),
             Self::Image { id } => write!(f, "image {id}"),
             Self::Child { id } => write!(f, "layer {id}, which is built on it"),
             Self::Transaction => f.write_str("this very transaction"),
@@ -52,37 +40,18 @@ impl fmt::Display for Holder {
     }
 }
 
-impl Holder {
-    fn container(container: &Container) -> Self {
-        Self::Container { id: container.id().to_owned(), name: container.display_name().to_owned() }
-    }
-}
-
-/// The container that was made from an image, if there is one.
-pub(super) fn user_of_image(tables: &Tables, id: &ImageId) -> Option<Holder> {
-    let mut containers = tables.containers.iter().chain(tables.volatile_containers.iter());
-    containers.find(|container| container.image_text() == id.as_str()).map(Holder::container)
-}
-
 /// Everything that can need a layer, from all the tables.
 pub(super) struct Needs<'a> {
     children: HashMap<&'a str, Vec<&'a str>>,
     images: HashMap<&'a str, &'a str>,
-    containers: HashMap<&'a str, &'a Container>,
-    mounts: HashMap<&'a str, &'a str>,
+    users: &'a Users,
     wanted: HashSet<&'a str>,
 }
 
 impl<'a> Needs<'a> {
-    /// `layers` and `images` as they will be; containers, mounts and volatile layers as they are; `mounted` as the kernel has it.
-    pub(super) fn of(layers: &'a Layers, images: &'a Images, tables: &'a Tables, mounted: &'a HashMap<LayerId, String>) -> Self {
-        let mut needs = Self {
-            children: HashMap::new(),
-            images: HashMap::new(),
-            containers: HashMap::new(),
-            mounts: HashMap::new(),
-            wanted: HashSet::new(),
-        };
+    /// `layers` and `images` as they will be; volatile layers and users as they are.
+    pub(super) fn of(layers: &'a Layers, images: &'a Images, tables: &'a Tables, users: &'a Users) -> Self {
+        let mut needs = Self { children: HashMap::new(), images: HashMap::new(), users, wanted: HashSet::new() };
         for layer in layers.iter().chain(tables.volatile.iter()).filter(|layer| !layer.parent_text().is_empty()) {
             needs.children.entry(layer.parent_text()).or_default().push(layer.id_text());
         }
@@ -91,15 +60,6 @@ impl<'a> Needs<'a> {
                 needs.images.insert(layer.as_str(), image.id_text());
             }
         }
-        for container in tables.containers.iter().chain(tables.volatile_containers.iter()) {
-            // Go looks for a container by the layer's id as by its own id.
-            needs.containers.insert(container.id(), container);
-            if let Some(layer) = container.layer() {
-                needs.containers.insert(layer.as_str(), container);
-            }
-        }
-        needs.mounts.extend(tables.mounts.iter().filter(|mount| mount.count() > 0).map(|mount| (mount.id().as_str(), mount.path())));
-        needs.mounts.extend(mounted.iter().map(|(id, at)| (id.as_str(), at.as_str())));
         needs
     }
 
@@ -110,20 +70,18 @@ impl<'a> Needs<'a> {
     }
 
     /// Who needs a layer, apart from the layers in `gone`.
-    fn holder(&self, id: &str, gone: &HashSet<&str>) -> Option<Holder> {
-        if self.wanted.contains(id) {
+    fn holder(&self, id: &LayerId, gone: &HashSet<&str>) -> Option<Holder> {
+        let text = id.as_str();
+        if self.wanted.contains(text) {
             return Some(Holder::Transaction);
         }
-        if let Some(container) = self.containers.get(id) {
-            return Some(Holder::container(container));
-        }
-        if let Some(image) = self.images.get(id) {
+        if let Some(image) = self.images.get(text) {
             return Some(Holder::Image { id: (*image).to_owned() });
         }
-        if let Some(child) = self.children.get(id).into_iter().flatten().find(|child| !gone.contains(*child)) {
+        if let Some(child) = self.children.get(text).into_iter().flatten().find(|child| !gone.contains(*child)) {
             return Some(Holder::Child { id: (*child).to_owned() });
         }
-        self.mounts.get(id).map(|at| Holder::Mount { at: (*at).to_owned() })
+        self.users.of_layer(id).map(|user| Holder::User(user.clone()))
     }
 
     /// Which of these layers nothing needs once those that go are gone: children before parents. And who needs the others.
@@ -137,7 +95,7 @@ impl<'a> Needs<'a> {
             if gone.contains(id.as_str()) {
                 continue;
             }
-            if let Some(holder) = self.holder(id.as_str(), &gone) {
+            if let Some(holder) = self.holder(id, &gone) {
                 kept.insert(id.clone(), holder);
                 continue;
             }

@@ -5,13 +5,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::holder::{Holder, Needs, chains_of};
 use super::{Change, ImageChange, Inputs, LayerRemoval, PlanError};
 use crate::ids::LayerId;
+use crate::layout::{User, Users};
 use crate::metadata::{Images, Layer, Layers};
 
 /// The layers that go.
 pub(super) struct Removals {
     /// Children before parents.
     pub list: Vec<LayerRemoval>,
-    /// Of these it must be known first what stands on disk.
+    /// Of these it must be known first what stands on disk; and, if that is not known yet, who uses the store.
     pub unseen: BTreeSet<LayerId>,
 }
 
@@ -49,10 +50,14 @@ pub(super) fn removals(inputs: &Inputs<'_>, changes: &[ImageChange], layers: &La
     if candidates.is_empty() {
         return Ok(Removals { list: Vec::new(), unseen: BTreeSet::new() });
     }
-    let needs = Needs::of(layers, images, tables, &inputs.disk.mounts).wanting(inputs.wanted_layers.iter().map(|wanted| &wanted.id));
+    // Until the users are known nobody uses anything: everything that goes is looked at first, and then they are.
+    let nobody = Users::default();
+    let needs = Needs::of(layers, images, tables, inputs.disk.users.as_ref().unwrap_or(&nobody))
+        .wanting(inputs.wanted_layers.iter().map(|wanted| &wanted.id));
     let (gone, kept) = needs.sift(layers, &candidates);
     refuse(kept, &explicit, prunes)?;
-    let unseen: BTreeSet<LayerId> = gone.iter().filter(|id| !inputs.disk.layers.contains_key(*id)).cloned().collect();
+    let is_known = |id: &&LayerId| inputs.disk.users.is_some() && inputs.disk.layers.contains_key(*id);
+    let unseen: BTreeSet<LayerId> = gone.iter().filter(|id| !is_known(id)).cloned().collect();
     let link = |id: &LayerId| inputs.disk.layers.get(id).and_then(|facts| facts.link.clone());
     Ok(Removals { list: gone.into_iter().map(|id| LayerRemoval { link: link(&id), id }).collect(), unseen })
 }
@@ -60,7 +65,10 @@ pub(super) fn removals(inputs: &Inputs<'_>, changes: &[ImageChange], layers: &La
 /// What an image leaves behind because others need it stays without a word; what is mounted would go if nobody looked.
 fn refuse(kept: HashMap<LayerId, Holder>, explicit: &HashSet<&LayerId>, prunes: bool) -> Result<(), PlanError> {
     for (id, holder) in kept {
-        if explicit.contains(&id) || (!prunes && matches!(holder, Holder::Mount { .. })) {
+        if explicit.contains(&id) && holder == Holder::Transaction {
+            return Err(PlanError::Contradiction { what: format!("layer {id}") });
+        }
+        if explicit.contains(&id) || (!prunes && matches!(holder, Holder::User(User::Mount { .. }))) {
             return Err(PlanError::LayerInUse { id, holder });
         }
     }

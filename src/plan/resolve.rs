@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::edit::{AsPlanned, claims, edit, resolve_heavy, resolve_light};
-use super::holder::{Holder, user_of_image};
 use super::{Change, ImageChange, ImagePut, Inputs, PlanError, Prune, WantedImage};
 use crate::ids::{ImageId, LayerId, LinkId};
 use crate::metadata::{Image, Images};
@@ -30,13 +29,17 @@ pub(super) fn resolve(inputs: &Inputs<'_>, links: &HashMap<LayerId, LinkId>) -> 
         let meant = match change {
             Change::RemoveLayer(_) => vec![],
             Change::Prune(prune) => unwanted(inputs, images, prune),
-            Change::Put(id) => match inputs.wanted_images.iter().find(|wanted| wanted.id == *id) {
-                Some(wanted) => vec![ImageChange::Put(image_put(images, wanted, links)?)],
+            // Once put, it only gets more names.
+            Change::Put { id, names } if all.changes.iter().any(|change| matches!(change, ImageChange::Put(put) if put.id == *id)) => {
+                vec![ImageChange::Names { id: id.clone(), take: claims(images, names), drop: vec![] }]
+            }
+            Change::Put { id, names } => match inputs.wanted_images.iter().find(|wanted| wanted.id == *id) {
+                Some(wanted) => vec![ImageChange::Put(image_put(images, wanted, names, links)?)],
                 None => return Err(PlanError::Unstaged { id: id.clone() }),
             },
             other => match resolve_light(images, other)? {
                 Some(light) => vec![light],
-                None => resolve_heavy(inputs.tables, inputs.disk, images, other)?.into_iter().collect(),
+                None => resolve_heavy(inputs.disk, images, other)?.into_iter().collect(),
             },
         };
         for change in meant {
@@ -50,10 +53,10 @@ impl Resolved {
     fn add(&mut self, inputs: &Inputs<'_>, change: ImageChange) -> Result<(), PlanError> {
         let id = change.id();
         if matches!(change, ImageChange::Remove { .. }) && inputs.wanted_images.iter().any(|wanted| wanted.id == *id) {
-            return Err(PlanError::ImageInUse { id: id.clone(), holder: Holder::Transaction });
+            return Err(PlanError::Contradiction { what: format!("image {id}") });
         }
         let looks = matches!(change, ImageChange::Remove { .. } | ImageChange::Data { .. } | ImageChange::DropData { .. });
-        if looks && !inputs.disk.images.contains_key(id) {
+        if looks && !(inputs.disk.users.is_some() && inputs.disk.images.contains_key(id)) {
             self.unseen.insert(id.clone());
         }
         edit(&mut self.images, std::slice::from_ref(&change), &AsPlanned)?;
@@ -68,7 +71,8 @@ fn unwanted(inputs: &Inputs<'_>, images: &Images, prune: &Prune) -> Vec<ImageCha
     for image in images.iter().filter(|image| prune.named || image.names().is_empty()) {
         let Some(id) = image.id() else { continue };
         let made_here = inputs.wanted_images.iter().any(|wanted| wanted.id == *id);
-        if made_here || inputs.disk.pinned.contains(id) || user_of_image(inputs.tables, id).is_some() {
+        let used = inputs.disk.users.as_ref().is_some_and(|users| users.of_image(id).next().is_some());
+        if made_here || used || inputs.disk.pinned.contains(id) {
             continue;
         }
         let facts = inputs.disk.images.get(id);
@@ -82,7 +86,7 @@ fn unwanted(inputs: &Inputs<'_>, images: &Images, prune: &Prune) -> Vec<ImageCha
     list
 }
 
-fn image_put(images: &Images, wanted: &WantedImage, links: &HashMap<LayerId, LinkId>) -> Result<ImagePut, PlanError> {
+fn image_put(images: &Images, wanted: &WantedImage, names: &[String], links: &HashMap<LayerId, LinkId>) -> Result<ImagePut, PlanError> {
     let image = Image::from_json(&wanted.record)?;
     if let Some(there) = images.get(&wanted.id)
         && there.layer_text() != image.layer_text()
@@ -95,6 +99,6 @@ fn image_put(images: &Images, wanted: &WantedImage, links: &HashMap<LayerId, Lin
         let link = links.get(id).ok_or_else(|| PlanError::Unplanned { id: id.clone() })?;
         chain.push((id.clone(), link.clone()));
     }
-    let names = claims(images, image.names());
+    let names = claims(images, names);
     Ok(ImagePut { id: wanted.id.clone(), record: wanted.record.clone(), names, chain, data: wanted.data.clone() })
 }

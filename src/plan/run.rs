@@ -3,14 +3,14 @@
 use rustix::io::Errno;
 
 use crate::fsio::{self, Dir, optional};
-use crate::ids::{ImageId, LayerId, LinkId, TxnId};
-use crate::layout::{Layout, Route, Tables, TablesError, mounted, scratch_name, side_stage_name};
+use crate::ids::{ImageId, LayerId, TxnId};
+use crate::layout::{Layout, Route, Tables, TablesError, Users, scratch_name, side_stage_name};
 use crate::lock::{LockError, StoreWriteGuard};
 use crate::metadata::{self, Images, Layers, MAX_TABLE_BYTES};
 use crate::overlay::{TreeId, read_link_id};
 
 use super::edit::{Around, edit};
-use super::holder::{Needs, user_of_image};
+use super::holder::Needs;
 use super::{Intent, Place, Step, Table};
 
 /// Why a step failed.
@@ -281,7 +281,7 @@ impl<'a> World<'a> {
     fn changed_images(&self) -> Result<Vec<u8>, StepError> {
         let tables = Tables::load(self.layout)?;
         let mut images = tables.images.clone();
-        edit(&mut images, &self.intent.images, &Seen { world: self, tables: &tables })?;
+        edit(&mut images, &self.intent.images, &Seen { world: self, users: &tables.users(self.layout)? })?;
         Ok(images.encode())
     }
 
@@ -298,9 +298,8 @@ impl<'a> World<'a> {
                 same.push(gone.id.clone());
             }
         }
-        let links = self.intent.removals.iter().filter_map(|gone| Some((gone.id.clone(), gone.link.clone()?)));
-        let mounts = mounted(self.layout, &same, &links.collect::<Vec<(LayerId, LinkId)>>())?;
-        let (gone, kept) = Needs::of(&tables.layers, &tables.images, &tables, &mounts).sift(&tables.layers, &same);
+        let users = tables.users(self.layout)?;
+        let (gone, kept) = Needs::of(&tables.layers, &tables.images, &tables, &users).sift(&tables.layers, &same);
         for (id, holder) in kept {
             tracing::info!(layer = %id, %holder, "stays: it is needed again");
         }
@@ -331,12 +330,12 @@ fn ensure_side(side: &mut Option<Dir>, table: &Dir, txn: &TxnId) -> fsio::Result
 /// The world outside images.json as recovery finds it.
 struct Seen<'a, 'w> {
     world: &'a World<'w>,
-    tables: &'a Tables,
+    users: &'a Users,
 }
 
 impl Around for Seen<'_, '_> {
     fn is_used(&self, id: &ImageId) -> bool {
-        user_of_image(self.tables, id).is_some()
+        self.users.of_image(id).next().is_some()
     }
 
     fn is_tree(&self, id: &ImageId, tree: Option<&TreeId>) -> bool {

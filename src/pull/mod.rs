@@ -24,7 +24,7 @@ use crate::partial;
 use crate::plan::Change;
 use crate::registry::{self, Place, Platform};
 use crate::store::Store;
-use crate::txn::{Prepared, Receipt, SyncMode, TxnError, TxnOptions};
+use crate::txn::{Prepared, Receipt, SyncMode, TxnError, TxnOptions, WriteTxn};
 use find::{Found, check_names, resolve};
 use there::all_there;
 
@@ -153,13 +153,13 @@ impl Pull<'_> {
     }
 
     fn run(&self, items: &[Item]) -> Result<Applied, PullError> {
-        let places = items.iter().filter_map(|item| match item {
-            Item::Pull(place) => Some(place),
-            Item::Change(_) => None,
-        });
-        let found = self.resolve(places)?;
-        if found.len() == items.len() && self.is_there(&found)? {
+        let found = self.resolve(planned::places(items))?;
+        if found.len() == items.len() && (found.is_empty() || self.is_there(&found)?) {
             return Ok(Applied { pulled: pulled(&found, None, 0), receipt: None });
+        }
+        if found.len() < items.len() {
+            // What cannot be done is known before anything is fetched, and before a store is made.
+            planned::foresee(self.store, items, &found, self.options)?;
         }
         let mut txn = self.store.begin(self.options.txn.clone())?;
         let cache = self.cache(&found);
@@ -171,14 +171,8 @@ impl Pull<'_> {
             // All layers are staged. Later the sync of the filesystem would bring their blobs to the medium, too, only to be
             // removed.
             cache.iter().for_each(partial::Cache::discard);
-            let mut images = found.iter();
-            for item in items {
-                match item {
-                    Item::Pull(_) => images.next().map_or(Ok(()), |one| txn.stage_image(&one.spec).map(drop))?,
-                    // What was said once stays said, however often layers are staged.
-                    Item::Change(change) if round == 0 => txn.add(change.clone())?,
-                    Item::Change(_) => {}
-                }
+            if round == 0 {
+                say(&txn, items, &found)?;
             }
             self.progress.event(Event::Committing);
             if self.is_cancelled() {
@@ -247,6 +241,18 @@ impl Pull<'_> {
         }
         Ok(true)
     }
+}
+
+/// Says what is to be changed, in the order of the items. What was said once stays said, however often layers are staged.
+fn say(txn: &WriteTxn, items: &[Item], found: &[Found]) -> Result<(), PullError> {
+    let mut images = found.iter();
+    for item in items {
+        match item {
+            Item::Pull(_) => images.next().map_or(Ok(()), |one| txn.stage_image(&one.spec).map(drop))?,
+            Item::Change(change) => txn.add(change.clone())?,
+        }
+    }
+    Ok(())
 }
 
 fn pulled(found: &[Found], txn: Option<&TxnId>, fetched: usize) -> Vec<Pulled> {

@@ -3,19 +3,21 @@
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
+use super::find::Found;
 use super::{Item, Progress, Pull, PullError, PullOptions};
 use crate::ids::{Digest, ImageId, LayerId};
 use crate::layout::Tables;
 use crate::plan::{Change, Preview};
+use crate::registry::Place;
 use crate::store::Store;
-use crate::txn::ImageSpec;
+use crate::txn::{ImageSpec, preview_without_store};
 
 /// What would be done.
 #[derive(Debug, Clone, Default)]
 pub struct Planned {
     /// The images that would be pulled, in the order of the items.
     pub pulls: Vec<PlannedPull>,
-    /// What would be changed. Where there is no store yet only its images are known.
+    /// What would be changed.
     pub changes: Preview,
 }
 
@@ -50,13 +52,10 @@ pub fn plan_apply(
 ) -> Result<Planned, PullError> {
     let network = options.registry.cancel.child_token();
     let pull = Pull { store, options, network: &network, progress, cancelled };
-    let found = pull.resolve(items.iter().filter_map(|item| match item {
-        Item::Pull(place) => Some(place),
-        Item::Change(_) => None,
-    }))?;
+    let found = pull.resolve(places(items))?;
     let snapshot = store.read()?;
     let tables = snapshot.as_ref().map(|snapshot| snapshot.tables());
-    let mut planned = Planned::default();
+    let mut planned = Planned { changes: foresee(store, items, &found, options)?, ..Planned::default() };
     let mut fetched = HashSet::new();
     for one in &found {
         let (mut fetch, mut present, mut below) = (Vec::new(), 0, None);
@@ -72,28 +71,37 @@ pub fn plan_apply(
         let name = one.spec.names.first().cloned();
         planned.pulls.push(PlannedPull { id: one.id.clone(), name, digest: one.digest.clone(), fetch, present });
     }
-    if tables.is_none() {
-        planned.changes.images = found.iter().map(|one| one.id.clone()).collect();
-        return Ok(planned);
+    Ok(planned)
+}
+
+/// The places that images are pulled from.
+pub(super) fn places(items: &[Item]) -> impl Iterator<Item = &Place> {
+    items.iter().filter_map(|item| match item {
+        Item::Pull(place) => Some(place),
+        Item::Change(_) => None,
+    })
+}
+
+/// What the items would change of images and layers. No store is made for that.
+pub(super) fn foresee(store: &Store, items: &[Item], found: &[Found], options: &PullOptions) -> Result<Preview, PullError> {
+    let mut images = found.iter();
+    let change = |item: &Item| match item {
+        Item::Pull(_) => images.next().map(|one| Change::Put { id: one.id.clone(), names: one.spec.names.clone() }),
+        Item::Change(change) => Some(change.clone()),
+    };
+    let changes: Vec<Change> = items.iter().filter_map(change).collect();
+    let mut specs: Vec<ImageSpec> = Vec::new();
+    for one in found {
+        if !specs.iter().any(|spec| spec.config == one.spec.config) {
+            specs.push(one.spec.clone());
+        }
+    }
+    if store.layout()?.is_none() {
+        return Ok(preview_without_store(&changes, &specs)?);
     }
     let txn = store.begin(options.txn.clone())?;
-    let mut images = found.iter();
-    for item in items {
-        match item {
-            Item::Pull(_) => images.next().map_or(Ok(()), |one| txn.add(Change::Put(one.id.clone())))?,
-            Item::Change(change) => txn.add(change.clone())?,
-        }
-    }
-    let mut specs: Vec<ImageSpec> = Vec::new();
-    for one in &found {
-        // The same image by two references: the names of both.
-        match specs.iter_mut().find(|spec| spec.config == one.spec.config) {
-            Some(spec) => spec.names.extend(one.spec.names.iter().cloned()),
-            None => specs.push(one.spec.clone()),
-        }
-    }
-    planned.changes = txn.preview(&specs)?;
-    Ok(planned)
+    changes.into_iter().try_for_each(|change| txn.add(change))?;
+    Ok(txn.preview(&specs)?)
 }
 
 fn is_there(tables: Option<&Tables>, id: &LayerId) -> bool {

@@ -1,15 +1,12 @@
 //! What a transaction changes of images and layers that are there: recorded as it is said, decided under the locks.
 
 use crate::fsio::optional;
-use crate::ids::{Digest, ImageId, LayerId, LinkId};
-use crate::layout::Tables;
-use crate::lock::StoreLocks;
+use crate::ids::{Digest, ImageId, LayerId};
 use crate::metadata::{self, ImageRef};
-use crate::plan::{self, Change, Inputs, Preview, Previewed, Prune, SeveralNames, Source, StagedData, WantedImage, WantedLayer};
+use crate::plan::{Change, Prune, SeveralNames, StagedData};
 use crate::reference::Reference;
 
-use super::sight::Sight;
-use super::{ImageSpec, TxnError, WriteTxn};
+use super::{TxnError, WriteTxn};
 
 impl WriteTxn {
     /// Gives an image another name; whoever has it loses it. The image may be one that this transaction makes.
@@ -135,61 +132,25 @@ impl WriteTxn {
     ///
     /// As these functions; [`TxnError::Unstaged`] for big data.
     pub fn add(&self, change: Change) -> Result<(), TxnError> {
-        match &change {
-            Change::Tag { names, .. } | Change::SetNames { names, .. } => names.iter().try_for_each(|name| check_name(name))?,
-            Change::SetData { image, .. } => return Err(TxnError::Unstaged { id: image.clone() }),
-            Change::DropData { key, .. } => drop(metadata::big_data_file(key)?),
-            _ => {}
-        }
+        check(&change)?;
         self.change(change);
         Ok(())
     }
 
-    /// What the transaction would do, by the tables as they are now. Nothing is locked for longer than it takes to look, and
-    /// nothing staged. `images` are those that [`Change::Put`] names and that are not staged yet.
-    ///
-    /// # Errors
-    ///
-    /// What would keep it from being prepared.
-    pub fn preview(&self, images: &[ImageSpec]) -> Result<Preview, TxnError> {
-        let (layers, images) = self.planned(images)?;
-        let changes = self.contents().changes.clone();
-        let wait = self.wait();
-        let guard = StoreLocks::read(&self.layout.layers, &self.layout.images, &self.layout.containers, &wait)?;
-        let tables = Tables::load(&self.layout)?;
-        let mut sight = Sight::new(&self.layout, &changes, &images);
-        sight.pins()?;
-        let preview = loop {
-            let inputs =
-                Inputs { tables: &tables, disk: &sight.facts, seq: 0, wanted_layers: &layers, wanted_images: &images, changes: &changes };
-            match plan::preview(&inputs)? {
-                Previewed::Look(layers, images) => sight.look(&layers, &images)?,
-                Previewed::Ready(preview) => break preview,
-            }
-        };
-        drop(guard);
-        Ok(preview)
-    }
-
-    /// Images that are only planned: of their layers nothing but the ids counts.
-    fn planned(&self, specs: &[ImageSpec]) -> Result<(Vec<WantedLayer>, Vec<WantedImage>), TxnError> {
-        let (mut layers, mut images) = (Vec::new(), Vec::new());
-        for spec in specs {
-            let mut parent: Option<LayerId> = None;
-            for diff_id in &spec.diff_ids {
-                let id = LayerId::chain(parent.as_ref(), diff_id);
-                let source = Source::Reused { link: LinkId::random().map_err(super::stage::random_failed)?, sealing: false };
-                layers.push(WantedLayer { id: id.clone(), parent: parent.replace(id), diff_id: diff_id.clone(), source });
-            }
-            let record = spec.record()?;
-            let id = ImageId::of_config(&Digest::of(&spec.config));
-            images.push(WantedImage { id, record: record.json().to_owned(), chain: vec![], data: vec![] });
-        }
-        Ok((layers, images))
-    }
-
     fn change(&self, change: Change) {
         self.contents().changes.push(change);
+    }
+}
+
+/// What can be said against a change without a store.
+pub(super) fn check(change: &Change) -> Result<(), TxnError> {
+    match change {
+        Change::Put { names, .. } | Change::Tag { names, .. } | Change::SetNames { names, .. } => {
+            names.iter().try_for_each(|name| check_name(name))
+        }
+        Change::SetData { image, .. } => Err(TxnError::Unstaged { id: image.clone() }),
+        Change::DropData { key, .. } => Ok(metadata::big_data_file(key).map(drop)?),
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::ids::{LayerId, TxnId};
-use crate::layout::Tables;
+use crate::layout::{Tables, User};
 use crate::lock::StoreLocks;
 use crate::plan::{self, Built, Change, Holder, Inputs, PlanError, WantedImage, WantedLayer};
 use crate::podman_db;
@@ -102,7 +102,7 @@ impl WriteTxn {
     /// A container is called what podman calls it: names in the store's tables are of its making, and it may have another by now.
     fn with_podmans_name(&self, mut error: TxnError) -> TxnError {
         if let TxnError::Plan(PlanError::ImageInUse { holder, .. } | PlanError::LayerInUse { holder, .. }) = &mut error
-            && let Holder::Container { id, name } = holder
+            && let Holder::User(User::Container { id, name }) = holder
         {
             let names = podman_db::container_names(self.layout.root.path(), &self.layout.runroot, &[id.as_str()], DATABASE_WAIT);
             for why in names.unasked() {
@@ -222,7 +222,7 @@ impl WriteTxn {
         loop {
             let inputs = Inputs { tables, disk: &sight.facts, seq, wanted_layers: layers, wanted_images: images, changes: &changes };
             match plan::build(&inputs)? {
-                Built::Look(layers, images) => sight.look(&layers, &images)?,
+                Built::Look(layers, images) => sight.look(tables, &layers, &images)?,
                 built => return Ok(built),
             }
         }

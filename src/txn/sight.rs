@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fsio::optional;
 use crate::ids::{Digest, ImageId, LayerId};
-use crate::layout::{Layout, mounted};
+use crate::layout::{Layout, Tables};
 use crate::overlay::{Facts, TreeId};
 use crate::pins;
 use crate::plan::{Change, DiskFacts, ImageFacts, StagedData, WantedImage};
@@ -65,13 +65,13 @@ impl<'a> Sight<'a> {
         Ok(())
     }
 
-    /// What a plan asked for; of layers that are to go also where they are mounted.
-    pub(super) fn look(&mut self, layers: &BTreeSet<LayerId>, images: &BTreeSet<ImageId>) -> Result<(), TxnError> {
+    /// What a plan asked for, and who uses the store.
+    pub(super) fn look(&mut self, tables: &Tables, layers: &BTreeSet<LayerId>, images: &BTreeSet<ImageId>) -> Result<(), TxnError> {
         layers.iter().try_for_each(|id| self.layer(id))?;
         images.iter().try_for_each(|id| self.image(id))?;
-        let ids: Vec<LayerId> = layers.iter().cloned().collect();
-        let links: Vec<_> = ids.iter().filter_map(|id| Some((id.clone(), self.facts.layers.get(id)?.link.clone()?))).collect();
-        self.facts.mounts.extend(mounted(self.layout, &ids, &links)?);
+        if self.facts.users.is_none() {
+            self.facts.users = Some(tables.users(self.layout)?);
+        }
         Ok(())
     }
 }

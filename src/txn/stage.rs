@@ -284,7 +284,8 @@ impl WriteTxn {
         Ok(WantedLayer { id: id.clone(), parent: declared.parent.clone(), diff_id: extracted.diff_id.clone(), source })
     }
 
-    /// Stages an image over declared layers. Its id is that of its config.
+    /// Stages an image over declared layers, and says that it is to be made. Its id is that of its config. It stays staged when
+    /// [`WriteTxn::prepare`] asks for layers: to stage it again is to give it its names again.
     ///
     /// # Errors
     ///
@@ -319,7 +320,7 @@ impl WriteTxn {
         let record = spec.record_on(chain.last())?.json().to_owned();
         let mut contents = self.contents();
         match contents.images.iter_mut().find(|image| image.id == id) {
-            // The same config under two references of one batch: one record with the names of both.
+            // The same config under two references of one batch: one record with the documents of both.
             Some(there) => {
                 let mut both = Images::default();
                 both.unite(&metadata::Image::from_json(&there.record)?)?;
@@ -332,11 +333,9 @@ impl WriteTxn {
                     there.data.push(item);
                 }
             }
-            None => {
-                contents.images.push(WantedImage { id: id.clone(), record, chain, data });
-                contents.changes.push(Change::Put(id.clone()));
-            }
+            None => contents.images.push(WantedImage { id: id.clone(), record, chain, data }),
         }
+        contents.changes.push(Change::Put { id: id.clone(), names: spec.names.clone() });
         Ok(id)
     }
 }

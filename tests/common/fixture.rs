@@ -153,6 +153,7 @@ pub fn change_with(
 ) -> Result<Option<Receipt>, Failure> {
     let mut txn = store.begin(options)?;
     stage(&txn, images)?;
+    images.iter().try_for_each(|image| txn.stage_image(&spec(image)).map(drop))?;
     changes(&txn)?;
     for _ in 0..4 {
         txn = match txn.prepare()? {
@@ -190,14 +191,17 @@ fn stage(txn: &WriteTxn, images: &[Image]) -> Result<(), Failure> {
                 txn.stage_layer(&spec, layer.blob.as_slice(), &|_| {})?;
             }
         }
-        txn.stage_image(&ImageSpec {
-            config: image.config.clone(),
-            manifest: image.manifest.clone(),
-            index: None,
-            diff_ids,
-            names: vec![image.name.clone()],
-            created: Some("2026-01-02T03:04:05.678Z".to_owned()),
-        })?;
     }
     Ok(())
+}
+
+fn spec(image: &Image) -> ImageSpec {
+    ImageSpec {
+        config: image.config.clone(),
+        manifest: image.manifest.clone(),
+        index: None,
+        diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+        names: vec![image.name.clone()],
+        created: Some("2026-01-02T03:04:05.678Z".to_owned()),
+    }
 }

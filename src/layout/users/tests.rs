@@ -125,7 +125,21 @@ fn only_mounts_inside_of_the_store_are_its_own() {
     let text =
         ["/s\\040x/overlay/abc/merged", "/s\\040x/overlay", "/s\\040x/overlay-containers/abc/userdata/shm", "/other/overlay/abc"].map(line);
     let want = [Mounted { layer: "abc".into(), path: "/s\\040x/overlay/abc/merged".into() }];
-    assert_eq!(parse(&format!("{}garbage\n\n", text.concat()), "/s x/overlay"), want);
+    assert_eq!(parse(format!("{}garbage\n\n\u{fffd}", text.concat()).as_bytes(), "/s x/overlay", |_| None), want);
+}
+
+/// As podman mounts: relative to its store, or by the paths of layers; by the old call or the new one, which adds its options one by one.
+#[test]
+fn an_overlay_that_names_layers_uses_them_wherever_it_is() {
+    let (link, other, id) = ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "ZYXWVUTSRQPONMLKJIHGFEDCBA", layer_id(5));
+    let text = format!(
+        "4 2 0:2 / /other/merged rw - overlay overlay ro,lowerdir+=/s/overlay/l/{link}:l/{other},upperdir=/z\n\
+         5 2 0:2 / /third rw - overlay overlay ro,lowerdir=/s/overlay/{id}/diff\n\
+         6 2 0:2 / /tmp/{id} rw - tmpfs tmpfs rw,size={link}\n"
+    );
+    let owner = |seen: &LinkId| (seen.as_str() == link).then(|| "mine".to_owned());
+    let want = [("mine".to_owned(), "/other/merged"), (id.to_string(), "/third")];
+    assert_eq!(parse(text.as_bytes(), "/s/overlay", owner), want.map(|(layer, path)| Mounted { layer, path: path.to_owned() }));
 }
 
 /// The family of a layer by the definition: added to until nothing is added any more.
