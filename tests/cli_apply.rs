@@ -99,9 +99,13 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
     let cases: &[(&str, String, &str)] = &[
         ("no TOML", "[[change]\n".to_owned(), "line 1"),
         ("an unknown change", "[[change]]\npush = \"x\"\n".to_owned(), "push"),
-        ("an unknown key", format!("[[change]]\ntag = {{ image = \"{a}\", nam = \"x\" }}\n"), "nam"),
+        ("an unknown key", format!("[[change]]\ntag = {{ image = \"{a}\", nam = \"x\" }}\n"), "unknown field `nam`"),
+        ("an unknown key of rm", format!("[[change]]\nrm = {{ image = \"{a}\", frce = true }}\n"), "unknown field `frce`"),
+        ("a number", "[[change]]\nrm = 1\n".to_owned(), "an image, or a table"),
+        ("two changes in one", format!("[[change]]\nrm = \"{a}\"\nuntag = {{ image = \"{a}\" }}\n"), "line 1"),
+        ("made and removed", format!("[[change]]\npull = \"{a}\"\n[[change]]\nrm = \"{a}\"\n"), "both made and removed"),
         ("another table", "[[changes]]\npull = \"x\"\n".to_owned(), "changes"),
-        ("a bad name", format!("[[change]]\ntag = {{ image = \"{a}\", name = \"A B\" }}\n"), "image reference"),
+        ("a bad name", format!("[[change]]\ntag = {{ image = \"{a}\", name = \"A B\" }}\n"), "update.toml, change 1"),
         (
             "an unknown image behind a good change",
             format!("[[change]]\nuntag = {{ image = \"{a}\" }}\n[[change]]\nrm = \"nobody\"\n"),
@@ -116,4 +120,59 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
             assert_eq!(tables(&world), before, "{what}");
         }
     }
+}
+
+/// Each pull has its place: a name that was taken away comes back, or goes for good.
+#[test]
+fn the_order_is_kept_also_when_an_image_is_pulled_twice() {
+    for there in [false, true] {
+        let world = World::new();
+        world.push("a");
+        if there {
+            assert!(world.pull(&[], &["a"]).status.success());
+        }
+        let a = name(&world, "a");
+        let pull = format!("[[change]]\npull = \"{a}\"\n");
+        let untag = format!("[[change]]\nuntag = {{ image = \"{a}\" }}\n");
+        for (text, names) in [(format!("{pull}{untag}{pull}"), vec![a.clone()]), (format!("{pull}{pull}{untag}"), vec![])] {
+            let foretold = apply(&world, &["--dry-run", "--json"], &text);
+            assert!(foretold.status.success(), "{}", said(&foretold));
+            let done = apply(&world, &["--json"], &text);
+            assert!(done.status.success(), "{}", said(&done));
+            let [foretold, done]: [Value; 2] = [foretold, done].map(|output| serde_json::from_slice(&output.stdout).unwrap());
+            assert_eq!(foretold["renamed"], done["renamed"]);
+            assert_eq!(images(&world).into_values().collect::<Vec<_>>(), [names.into_iter().collect::<BTreeSet<_>>()]);
+        }
+    }
+}
+
+#[test]
+fn without_a_store_a_dry_run_knows_what_apply_does_and_failing_makes_none() {
+    let world = World::new();
+    let pushed = world.push("a");
+    let a = name(&world, "a");
+    let pull = format!("[[change]]\npull = \"{a}\"\n");
+    let unknown = format!("{pull}[[change]]\ntag = {{ image = \"nobody\", name = \"x\" }}\n");
+    for args in [&["--dry-run"][..], &[]] {
+        for text in ["[[change]]\nrm = \"nobody\"\n", &unknown] {
+            let output = apply(&world, args, text);
+            assert_eq!(output.status.code(), Some(1), "{args:?}: {}", said(&output));
+            assert!(said(&output).contains("not known"), "{}", said(&output));
+        }
+        let empty = apply(&world, args, "change = []\n");
+        assert!(empty.status.success(), "{}", said(&empty));
+        assert!(!world.root().exists(), "{args:?}");
+    }
+    // Nor was any layer fetched for it.
+    let log = world.registry.log();
+    assert!(!pushed.layers.iter().any(|layer| log.iter().any(|line| line.contains(layer.as_str()))), "{log:?}");
+    let text = format!("{pull}[[change]]\ntag = {{ image = \"{a}\", name = \"x\" }}\n");
+    let foretold: Value = serde_json::from_slice(&apply(&world, &["--dry-run", "--json"], &text).stdout).unwrap();
+    assert!(!world.root().exists());
+    let mut child = world.command(&["apply", "--tls-verify=false", "--quiet", "--json", "-"]);
+    let mut child = child.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let done: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(foretold["renamed"], done["renamed"]);
+    assert_eq!(images(&world).into_values().next().unwrap(), BTreeSet::from([a, "localhost/x:latest".to_owned()]));
 }

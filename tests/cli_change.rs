@@ -12,7 +12,7 @@ mod registry;
 mod world;
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::process::{Output, Stdio};
 
 use cstor_rs::store::{Store, StoreOptions};
@@ -73,6 +73,8 @@ fn images_get_and_lose_names() {
     let (a, b) = (world.name("a"), world.name("b"));
     world.ok(&["tag", &a, "stable", "localhost/other:2"]);
     assert_eq!(world.images()[0].1, set(&[&a, "localhost/stable:latest", "localhost/other:2"]));
+    // In podman's order: what was given last comes first.
+    assert_eq!(world.json(&["images", "--json"])[0]["names"], json!(["localhost/other:2", "localhost/stable:latest", a]));
     // By the id, by its beginning, by the end of the name; a name moves.
     let id = world.id("b");
     world.ok(&["tag", &id, "stable"]);
@@ -138,6 +140,9 @@ fn layers_are_made_and_removed() {
     assert_eq!(lines(&world.feed(&["layer", "create"], &tar)), [base.as_str()]);
     world.fails(64, "which is built on it", &["layer", "rm", &base]);
     world.fails(1, "is not known", &["layer", "rm", &"0".repeat(64)]);
+    let needed = with(&["a"]);
+    let upper = needed.json(&["images", "--json"])[0]["layer"].as_str().unwrap().to_owned();
+    needed.fails(64, "in use by image", &["layer", "rm", &upper]);
     world.fails(1, "is not known", &["layer", "create", "--parent", &"0".repeat(64), file.to_str().unwrap()]);
     let bad = world.feed(&["layer", "create"], &[1; 600]);
     assert_eq!(bad.status.code(), Some(1), "{}", said(&bad));
@@ -175,6 +180,103 @@ fn a_dry_run_of_a_prune_says_what_a_prune_then_does() {
     let gone: BTreeSet<String> = did["layers"].as_array().unwrap().iter().map(|layer| layer["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(before.1.difference(&world.layers()).cloned().collect::<BTreeSet<_>>(), gone);
     oracle::read(&world.root()).unwrap();
+}
+
+/// Waits until something holds, without a word from the program.
+fn until(done: impl Fn() -> bool) {
+    while !done() {
+        std::thread::yield_now();
+    }
+}
+
+fn interrupt(child: &std::process::Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+#[test]
+fn a_signal_takes_a_layer_back_though_nothing_comes_from_its_pipe() {
+    let world = with(&["a"]);
+    let before = world.layers();
+    let mut child =
+        world.command(&["layer", "create"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    pipe.write_all(&registry::tar(&[("file", &[1; 3000])])[..1024]).unwrap();
+    let stage = world.root().join("cstor-rs/stage");
+    until(|| std::fs::read_dir(&stage).is_ok_and(|list| list.count() > 0));
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    assert!(output.stdout.is_empty());
+    assert_eq!(world.layers(), before);
+    assert_eq!(oracle::leftovers(&world.root(), &BTreeSet::new()), Vec::<std::path::PathBuf>::new());
+    drop(pipe);
+}
+
+#[test]
+fn a_signal_ends_a_list_of_removals() {
+    let world = with(&["a", "b"]);
+    let before = world.images();
+    let store = Store::open(StoreOptions::new(world.root(), world.temp.path().join("run"))).unwrap();
+    let layout = store.layout().unwrap().unwrap();
+    let wait = cstor_rs::lock::Wait::limit(std::time::Duration::ZERO);
+    let held = cstor_rs::lock::StoreLocks::write_images(&layout.images, &wait).unwrap();
+    let mut child =
+        world.command(&["rmi", &world.name("a"), &world.name("b")]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It says whom it waits for.
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("waiting for a lock"));
+    interrupt(&child);
+    // Still held: the first removal is given up, the second not begun.
+    let status = child.wait().unwrap();
+    drop(held);
+    assert_eq!(status.code(), Some(130), "{:?}", lines.collect::<Vec<_>>());
+    assert_eq!(world.images(), before);
+}
+
+#[test]
+fn an_image_is_found_by_what_registries_conf_searches() {
+    let world = with(&["a", "b"]);
+    world.ok(&["tag", &world.name("a"), "example.org/zed:1"]);
+    world.ok(&["tag", &world.name("b"), "quay.io/zed:1"]);
+    let conf = world.temp.path().join("registries.conf");
+    std::fs::write(&conf, "unqualified-search-registries = [\"quay.io\", \"example.org\"]\n").unwrap();
+    let run = |args: &[&str]| world.command(args).env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap();
+    assert_eq!(lines(&run(&["rmi", "zed:1"])), ["Untagged: quay.io/zed:1"]);
+    assert_eq!(lines(&run(&["rmi", "zed:1"])), ["Untagged: example.org/zed:1"]);
+    // What cannot be read is said.
+    std::fs::write(&conf, "unqualified-search-registries = 1\n").unwrap();
+    let output = run(&["rmi", "zed:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("registries.conf"), "{}", said(&output));
+}
+
+#[test]
+fn the_beginning_of_an_id_must_mean_one_image() {
+    // Of seventeen ids two begin alike.
+    let names: Vec<String> = (0..17).map(|n| format!("i{n}")).collect();
+    let world = with(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let ids: Vec<String> = world.images().into_iter().map(|(id, _)| id).collect();
+    let two = ids.iter().find(|id| ids.iter().filter(|other| other[..1] == id[..1]).count() > 1).unwrap();
+    world.fails(1, "may be any of", &["rmi", &two[..1]]);
+    world.fails(1, "may be any of", &["tag", &two[..1], "x"]);
+    let printed = world.ok(&["rmi", &two[..20]]);
+    assert!(printed.ends_with(&format!("Deleted: {two}\n")), "{printed}");
+    assert_eq!(world.images().len(), 16);
+}
+
+#[test]
+fn a_prune_takes_what_is_kept_of_downloads() {
+    let world = with(&["a"]);
+    let pushed = world.push("b");
+    world.registry.script(pushed.layers[1].as_str(), u32::MAX, registry::Fault::CloseAfter(60));
+    assert_eq!(world.pull(&[], &["b"]).status.code(), Some(1));
+    let would = world.json(&["prune", "--json", "--dry-run"]);
+    assert!(would["partial_blobs"].as_u64().unwrap() > 0, "{would}");
+    let did = world.json(&["prune", "--json"]);
+    assert_eq!((&would["partial_blobs"], &would["partial_size"]), (&did["partial_blobs"], &did["partial_size"]));
+    let again = world.json(&["prune", "--json"]);
+    assert_eq!((&again["partial_blobs"], &again["partial_size"]), (&json!(0), &json!(0)));
 }
 
 #[test]

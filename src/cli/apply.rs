@@ -7,12 +7,15 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use cstor_rs::plan::{Change, Renamed, SeveralNames};
 use cstor_rs::pull::{Applied, Item, Planned, PullOptions, apply, plan_apply};
-use cstor_rs::registry::{Options, Place};
+use cstor_rs::registry::Place;
 use indicatif::HumanBytes;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::change::{image_ref, new_name};
+use super::network::Network;
 use super::out::stdout;
 use super::progress::Shown;
 use super::{Context, signals};
@@ -35,18 +38,8 @@ pub(crate) struct Args {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Verify the registry's certificate; false allows any, and plain http
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    tls_verify: Option<bool>,
-    /// Read credentials from this file only
-    #[arg(long, value_name = "FILE")]
-    authfile: Option<PathBuf>,
-    /// Fetch and unpack this many layers at once
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
-    jobs: u8,
-    /// Retry a failed request this often
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    retry: u32,
+    #[command(flatten)]
+    network: Network,
     /// Show no progress
     #[arg(long, short)]
     quiet: bool,
@@ -84,30 +77,57 @@ struct Unnamed {
     name: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Removal {
-    Image(String),
-    Forced(Forced),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Forced {
+/// A text, or a table with `image` and `force`.
+struct Removal {
     image: String,
-    #[serde(default)]
     force: bool,
 }
 
+impl<'de> Deserialize<'de> for Removal {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            image: String,
+            #[serde(default)]
+            force: bool,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Removal;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an image, or a table with `image` and `force`")
+            }
+
+            fn visit_str<E>(self, image: &str) -> Result<Removal, E> {
+                Ok(Removal { image: image.to_owned(), force: false })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Removal, A::Error> {
+                let Table { image, force } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Removal { image, force })
+            }
+        }
+        input.deserialize_any(Either)
+    }
+}
+
+impl Args {
+    fn is_stdin(&self) -> bool {
+        self.file.to_str() == Some("-")
+    }
+}
+
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
-    let mut options = PullOptions {
-        registry: Options { tls_verify: args.tls_verify, authfile: args.authfile.clone(), retries: args.retry, ..Options::default() },
-        jobs: args.jobs.into(),
-        ..PullOptions::default()
-    };
+    let mut options = args.network.options()?;
     let text = read(args)?;
-    let plan: Plan = toml::from_str(&text).with_context(|| format!("{} is not a list of changes", args.file.display()))?;
-    let items = plan.change.into_iter().map(|entry| item(entry, &options)).collect::<anyhow::Result<Vec<Item>>>()?;
+    let name = if args.is_stdin() { "standard input".to_owned() } else { args.file.display().to_string() };
+    let plan: Plan = toml::from_str(&text).with_context(|| format!("{name} is not a list of changes"))?;
+    let mut items = Vec::with_capacity(plan.change.len());
+    for (n, entry) in plan.change.into_iter().enumerate() {
+        items.push(item(entry, &options).with_context(|| format!("{name}, change {}", n + 1))?);
+    }
     let stop = signals::listen().context("listen for signals")?;
     options.registry.cancel = stop.network.clone();
     let shown = Shown::new(args.quiet, args.json);
@@ -126,10 +146,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
 
 fn read(args: &Args) -> anyhow::Result<String> {
     let mut text = String::new();
-    let reader: Box<dyn Read> = match args.file.to_str() {
-        Some("-") => Box::new(std::io::stdin()),
-        _ => Box::new(fs_err::File::open(&args.file)?),
-    };
+    let reader: Box<dyn Read> = if args.is_stdin() { Box::new(std::io::stdin()) } else { Box::new(fs_err::File::open(&args.file)?) };
     reader.take(FILE_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_MAX {
         bail!("{} is longer than {}", args.file.display(), HumanBytes(FILE_MAX));
@@ -140,18 +157,14 @@ fn read(args: &Args) -> anyhow::Result<String> {
 fn item(entry: Entry, options: &PullOptions) -> anyhow::Result<Item> {
     Ok(match entry {
         Entry::Pull(text) => Item::Pull(Place::find(&text, &options.registry.system)?),
-        Entry::Tag(Named { image, name }) => Item::Change(Change::Tag { image: image_ref(&image), names: vec![new_name(&name)?] }),
+        Entry::Tag(Named { image, name }) => Item::Change(Change::Tag { image: image_ref(&image)?, names: vec![new_name(&name)?] }),
         Entry::Untag(Unnamed { image, name }) => {
             let names = name.iter().map(|name| new_name(name)).collect::<anyhow::Result<_>>()?;
-            Item::Change(Change::Untag { image: image_ref(&image), names })
+            Item::Change(Change::Untag { image: image_ref(&image)?, names })
         }
-        Entry::Rm(removal) => {
-            let (image, force) = match removal {
-                Removal::Image(image) => (image, false),
-                Removal::Forced(Forced { image, force }) => (image, force),
-            };
+        Entry::Rm(Removal { image, force }) => {
             let names = if force { SeveralNames::Untag } else { SeveralNames::Keep };
-            Item::Change(Change::RemoveImage { image: image_ref(&image), names })
+            Item::Change(Change::RemoveImage { image: image_ref(&image)?, names })
         }
     })
 }
@@ -189,8 +202,8 @@ fn print_plan(planned: &Planned, as_json: bool) -> std::io::Result<()> {
 
 fn print_names(out: &mut impl Write, list: &[Renamed]) -> std::io::Result<()> {
     for one in list {
-        one.got.iter().try_for_each(|name| writeln!(out, "name {name} {}", one.image))?;
-        one.lost.iter().try_for_each(|name| writeln!(out, "unname {name} {}", one.image))?;
+        one.got.iter().try_for_each(|name| writeln!(out, "Tagged: {name} {}", one.image))?;
+        one.lost.iter().try_for_each(|name| writeln!(out, "Untagged: {name} {}", one.image))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use cstor_rs::metadata::ImageRef;
 use cstor_rs::pull::PullError;
 use cstor_rs::reference::Reference;
-use cstor_rs::registry::{Place, SystemFiles};
+use cstor_rs::registry::{SystemFiles, candidates};
 use cstor_rs::store::Store;
 use cstor_rs::txn::{Prepared, Receipt, TxnError, TxnOptions, WriteTxn};
 
@@ -22,20 +22,9 @@ pub(super) fn existing(context: &Context) -> anyhow::Result<Store> {
     context.store_with(Some(signals::listen()?.flag))
 }
 
-/// What a person calls an image: in podman's order localhost's name, what registries.conf makes of it, docker.io's.
-pub(super) fn image_ref(text: &str) -> ImageRef {
-    let local = Reference::local(text).ok();
-    let configured = match Place::find(text, &SystemFiles::of_process()) {
-        Ok(Place::Registry(reference)) => Some(reference),
-        _ => None,
-    };
-    let mut names: Vec<String> = Vec::new();
-    for name in [local, configured, text.parse().ok()].into_iter().flatten().map(|reference| reference.stored_name()) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    ImageRef::Typed { text: text.to_owned(), names }
+/// What a person calls an image.
+pub(super) fn image_ref(text: &str) -> anyhow::Result<ImageRef> {
+    Ok(ImageRef::Typed { text: text.to_owned(), names: candidates(text, &SystemFiles::of_process())? })
 }
 
 /// A name that an image is to get: without a registry it means localhost, as for `podman tag`.
@@ -59,10 +48,14 @@ pub(super) fn commit(txn: WriteTxn) -> anyhow::Result<Option<Receipt>> {
     }
 }
 
-/// Each item for itself: what fails is told, and the others go on.
+/// Each item for itself: what fails is told, and the others go on; behind a signal none is begun.
 pub(super) fn each<T>(items: &[T], mut one: impl FnMut(&T) -> anyhow::Result<()>) -> ExitCode {
     let mut outcomes = Vec::with_capacity(items.len());
     for item in items {
+        if signals::received().is_some() {
+            outcomes.push(Outcome::Cancelled);
+            continue;
+        }
         outcomes.push(match one(item) {
             Ok(()) => Outcome::Done,
             Err(error) => {

@@ -9,6 +9,7 @@ mod info;
 mod journal;
 mod layer;
 mod layers;
+mod network;
 mod out;
 mod progress;
 mod prune;

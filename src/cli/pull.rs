@@ -4,19 +4,17 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use cstor_rs::pull::{Presence, PullError, PullOptions, Pulled, present, pull};
-use cstor_rs::registry::{Login, Options, Place, Platform};
+use cstor_rs::registry::Place;
 use cstor_rs::store::Store;
-use cstor_rs::txn::{SyncMode, TxnOptions};
 use serde_json::json;
 
 use super::exit::Outcome;
+use super::network::Network;
 use super::out::{nobody_reads, stdout, tell};
 use super::progress::Shown;
-use super::values::duration;
 use super::{Context, exit, signals};
 
 /// Pull images
@@ -28,43 +26,14 @@ pub(crate) struct Args {
     /// Pull all of them in one transaction, or none
     #[arg(long)]
     atomic: bool,
-    /// Verify the registry's certificate; false allows any, and plain http [default: true, unless registries.conf calls the
-    /// registry insecure]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    tls_verify: Option<bool>,
-    /// Read credentials from this file only
-    #[arg(long, value_name = "FILE")]
-    authfile: Option<PathBuf>,
-    /// Use these credentials
-    #[arg(long, value_name = "USER:PASSWORD")]
-    creds: Option<String>,
-    /// Choose this image of an index, and refuse an image for another platform
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
-    /// Fetch and unpack this many layers at once
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
-    jobs: u8,
-    /// Retry a failed request this often
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    retry: u32,
-    /// Wait this long before the first retry: seconds, or a time like 500ms or 1m30s
-    #[arg(long, value_name = "TIME", default_value = "1", allow_negative_numbers = true, value_parser = duration)]
-    retry_delay: Duration,
-    /// Give a request up when nothing has come for this many seconds
-    #[arg(long, value_name = "SECONDS", default_value = "60", allow_negative_numbers = true, value_parser = duration)]
-    idle_timeout: Duration,
-    /// Refuse layers that unpack to more than this many bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 40)]
-    max_layer_size: u64,
+    #[command(flatten)]
+    network: Network,
     /// Ask the registry always, only if the image is not in the store, for something newer if it answers, or never
     ///
     /// An image counts as in the store if it has the name and the platform, if one is asked for, and nothing of it is missing;
     /// the contents of layers that another program wrote are verified by `always` only.
     #[arg(long, value_enum, default_value_t = Policy::Always)]
     policy: Policy,
-    /// Bring contents to the medium by syncfs, file by file, or not at all
-    #[arg(long, value_enum, default_value_t = Sync::Fs)]
-    sync: Sync,
     /// Print the image id only
     #[arg(long, short)]
     quiet: bool,
@@ -84,13 +53,6 @@ enum Policy {
     Never,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Sync {
-    Fs,
-    Files,
-    None,
-}
-
 /// Checked before anything is done; what a short name stands for says the host's configuration later.
 fn reference(text: &str) -> Result<String, String> {
     match text.parse::<Place>() {
@@ -106,7 +68,7 @@ fn named(batch: &[Place], error: String) -> String {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
-    let mut options = options(args)?;
+    let mut options = args.network.options()?;
     let find = |text: &String| Place::find(text, &options.registry.system);
     let places = args.references.iter().map(find).collect::<Result<Vec<Place>, _>>()?;
     // First: a file that cannot be made must be known before anything is changed.
@@ -200,37 +162,6 @@ impl Results {
         said.iter().for_each(|text| tell(format_args!("error: {text}; what was pulled stays")));
         !said.is_empty()
     }
-}
-
-fn options(args: &Args) -> Result<PullOptions, exit::Usage> {
-    // Not by clap, which would print them.
-    let login = match args.creds.as_deref() {
-        Some(text) => Some(Login::parse(text).ok_or(exit::Usage("--creds wants USER:PASSWORD"))?),
-        None => None,
-    };
-    Ok(PullOptions {
-        registry: Options {
-            tls_verify: args.tls_verify,
-            login,
-            authfile: args.authfile.clone(),
-            retries: args.retry,
-            retry_delay: args.retry_delay,
-            stall: args.idle_timeout,
-            ..Options::default()
-        },
-        platform: args.platform.clone(),
-        jobs: args.jobs.into(),
-        txn: TxnOptions {
-            sync: match args.sync {
-                Sync::Fs => SyncMode::Filesystem,
-                Sync::Files => SyncMode::Files,
-                Sync::None => SyncMode::None,
-            },
-            max_layer_bytes: args.max_layer_size,
-            ..TxnOptions::default()
-        },
-        ..PullOptions::default()
-    })
 }
 
 fn print(one: &Pulled, as_json: bool) -> std::io::Result<()> {

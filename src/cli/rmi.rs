@@ -35,11 +35,14 @@ pub(crate) struct Args {
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let store = existing(context)?;
     let names = if args.force { SeveralNames::Untag } else { SeveralNames::Keep };
-    Ok(each(&args.images, |text| match transact(&store, |txn| txn.remove_image(image_ref(text), names)) {
-        Ok(Some(receipt)) => Ok(print(&receipt, args.json)?),
-        Ok(None) => Ok(()),
-        Err(error) if args.ignore && is_unknown(&error) => Ok(()),
-        Err(error) => Err(error),
+    Ok(each(&args.images, |text| {
+        let image = image_ref(text)?;
+        match transact(&store, |txn| txn.remove_image(image, names)) {
+            Ok(Some(receipt)) => Ok(print(&receipt, args.json)?),
+            Ok(None) => Ok(()),
+            Err(error) if args.ignore && is_unknown(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
     }))
 }
 
@@ -48,7 +51,7 @@ fn is_unknown(error: &anyhow::Error) -> bool {
 }
 
 /// As podman prints it.
-pub(super) fn print(receipt: &Receipt, as_json: bool) -> std::io::Result<()> {
+fn print(receipt: &Receipt, as_json: bool) -> std::io::Result<()> {
     let mut out = stdout();
     let lost: Vec<&String> = receipt.renamed.iter().flat_map(|renamed| &renamed.lost).collect();
     if as_json {

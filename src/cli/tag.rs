@@ -29,15 +29,15 @@ pub(crate) struct UntagArgs {
 
 pub(crate) fn tag(context: &Context, args: &TagArgs) -> anyhow::Result<ExitCode> {
     let names = args.names.iter().map(|name| new_name(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    let store = existing(context)?;
-    // The first name that is given comes first, as podman has it.
-    transact(&store, |txn| names.iter().rev().try_for_each(|name| txn.tag(image_ref(&args.image), name)))?;
+    let (image, store) = (image_ref(&args.image)?, existing(context)?);
+    // One after the other, as podman does: the last one comes first.
+    transact(&store, |txn| names.iter().try_for_each(|name| txn.tag(image.clone(), name)))?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn untag(context: &Context, args: &UntagArgs) -> anyhow::Result<ExitCode> {
     let names = args.names.iter().map(|name| new_name(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    let store = existing(context)?;
-    transact(&store, |txn| txn.untag(image_ref(&args.image), &names))?;
+    let (image, store) = (image_ref(&args.image)?, existing(context)?);
+    transact(&store, |txn| txn.untag(image, &names))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -43,5 +43,5 @@ pub use fetch::{Options, Registry};
 pub use layout::Layout;
 pub use manifest::{ContentError, Descriptor, ImageManifest, Index};
 pub use platform::Platform;
-pub use source::{Found, ImageSource, Place, Resolved};
+pub use source::{Found, ImageSource, Place, Resolved, candidates};
 pub use system::SystemFiles;

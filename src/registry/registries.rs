@@ -126,6 +126,16 @@ impl Registries {
         }
     }
 
+    /// What a name without a registry may mean, the likeliest first, as the texts of full ones: an alias means one thing.
+    pub(super) fn candidates(&self, text: &str) -> Vec<String> {
+        let (name, rest) = text.split_at_checked(name_end(text)).unwrap_or((text, ""));
+        match (self.aliases.get(name), &self.search) {
+            (Some(target), _) => vec![format!("{target}{rest}")],
+            (None, Some((list, _))) => list.iter().map(|registry| format!("{registry}/{text}")).collect(),
+            (None, None) => vec![],
+        }
+    }
+
     /// Where to fetch an image from, unless its registry is blocked; the error says by which file.
     pub(super) fn endpoint(&self, reference: &Reference) -> Result<Endpoint, String> {
         let text = reference.to_string();

@@ -88,6 +88,28 @@ pub struct Found {
     pub name: Option<String>,
 }
 
+/// The names, normalised, that an image in a store may have when a person calls it so, in podman's order: localhost's, what
+/// registries.conf makes of it, docker.io's. Of a text that is no reference, none.
+///
+/// # Errors
+///
+/// [`RegistryError::Configuration`].
+pub fn candidates(text: &str, system: &SystemFiles) -> Result<Vec<String>> {
+    let mut full = Vec::new();
+    if is_short(text) {
+        full.extend(Reference::local(text).ok());
+        full.extend(system.registries()?.candidates(text).iter().filter_map(|text| text.parse::<Reference>().ok()));
+    }
+    full.extend(text.parse::<Reference>().ok());
+    let mut names: Vec<String> = Vec::new();
+    for name in full.iter().map(Reference::stored_name) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 impl Place {
     /// Reads what a user says on this host: as `parse`, but a name without a registry means what registries.conf says.
     ///
