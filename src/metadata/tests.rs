@@ -2,14 +2,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::fsio::{Dir, Seam};
 use crate::ids::{Digest, ImageId, LayerId};
 
 mod big_data;
 mod linear;
+mod lost;
+mod properties;
 
 const PULLED: &str = "a1723ae9971f3b63bee0256dc21790424e5b19639c315853b23303c84425b063";
 const TOP: &str = "e3c536185968a02f8b466eff9fd07e12c0e285cfa6bc8d31ba9349d1bc364018";
@@ -365,117 +365,4 @@ fn uniting_keeps_the_digest_and_refuses_another_top_layer() {
     images.unite(&record(7, 1, &["b"])).unwrap();
     assert_eq!(images.encode(), before, "uniting twice is uniting once");
     assert_eq!(Image::from_json(images.get(&image_id(1)).unwrap().json()).unwrap(), *images.get(&image_id(1)).unwrap());
-}
-
-#[test]
-fn m4_a_lost_table_is_not_an_empty_one() {
-    let temp = tempfile::tempdir().unwrap();
-    let root = Dir::open(temp.path(), Seam::default()).unwrap();
-    let (dir, overlay) = (root.mkdir("overlay-layers", 0o700).unwrap(), root.mkdir("overlay", 0o700).unwrap());
-    overlay.mkdir("l", 0o700).unwrap();
-    overlay.create("a".repeat(64), 0o600).unwrap();
-    let table = temp.path().join("overlay-layers/layers.json");
-    let states = [(None, "is missing"), (Some(""), "is empty"), (Some("null"), "says null")];
-    let put = |bytes: Option<&str>| match bytes {
-        Some(bytes) => fs::write(&table, bytes).unwrap(),
-        None => assert!(!table.exists()),
-    };
-    for (bytes, _) in states {
-        put(bytes);
-        assert!(load::<Layers>(&dir, "layers.json", Some(&overlay)).unwrap().is_empty(), "{bytes:?}");
-    }
-    fs::remove_file(&table).unwrap();
-    overlay.mkdir("b".repeat(64), 0o700).unwrap();
-    for (bytes, want) in states {
-        put(bytes);
-        match load::<Layers>(&dir, "layers.json", Some(&overlay)).unwrap_err() {
-            LoadError::Lost { state, example, .. } => assert_eq!((state, example), (want, "b".repeat(64))),
-            other => panic!("{other}"),
-        }
-        assert!(load::<Layers>(&dir, "layers.json", None).unwrap().is_empty());
-    }
-    put(Some("[]"));
-    assert!(load::<Layers>(&dir, "layers.json", Some(&overlay)).unwrap().is_empty());
-    put(Some("[{"));
-    assert!(matches!(load::<Layers>(&dir, "layers.json", None), Err(LoadError::Damaged { source: ParseError { offset: 2, .. }, .. })));
-    fs::File::create(&table).unwrap().set_len(MAX_TABLE_BYTES + 1).unwrap();
-    assert!(matches!(load::<Layers>(&dir, "layers.json", None), Err(LoadError::Read { .. })));
-}
-
-/// A record with an id, spaces, and keys nobody knows.
-fn odd_record() -> impl Strategy<Value = (u32, String)> {
-    (0..6u32, "[ \\n]{0,2}", "[a-z<>é\u{2028}]{0,5}", any::<i64>(), proptest::collection::vec("[a-c]", 0..3)).prop_map(
-        |(n, space, word, number, names)| {
-            let id = image_id(n);
-            let names = serde_json::to_string(&names).unwrap();
-            (
-                n,
-                format!(
-                    "{{{space}\"x-{word}\":{number},\"id\"{space}:\"{id}\",\"names\":{names},\"y\":[{space}{{\"{word}\":null}}]{space}}}"
-                ),
-            )
-        },
-    )
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn m1_an_edit_of_one_record_leaves_the_text_of_all_others(records in proptest::collection::vec(odd_record(), 1..8), n in 0..6u32) {
-        let file = format!("[{}]", records.iter().map(|(_, json)| json.clone()).collect::<Vec<_>>().join(",\n"));
-        let mut images = Images::parse(file.as_bytes()).unwrap();
-        let known = images.set_metadata(&image_id(n), "m").is_ok();
-        prop_assert_eq!(known, records.iter().any(|(m, _)| *m == n));
-        let first = records.iter().position(|(m, _)| *m == n);
-        for (at, (image, (_, json))) in images.iter().zip(&records).enumerate() {
-            if Some(at) == first {
-                prop_assert_eq!(image.metadata(), "m");
-            } else {
-                prop_assert_eq!(image.json(), json);
-            }
-        }
-        let encoded = images.encode();
-        prop_assert_eq!(Images::parse(&encoded).unwrap().encode(), encoded);
-    }
-
-    #[test]
-    fn every_name_has_one_owner_after_it_was_set(
-        records in proptest::collection::vec(odd_record(), 1..8),
-        names in proptest::collection::vec("[a-c]", 0..3),
-    ) {
-        let mut images = Images::parse(format!("[{}]", records.iter().map(|(_, json)| json.clone()).collect::<Vec<_>>().join(",")).as_bytes()).unwrap();
-        let id = image_id(records[0].0);
-        images.add_names(&id, &names).unwrap();
-        for name in &names {
-            prop_assert_eq!(images.by_name(name).unwrap(), images.get(&id).unwrap());
-            prop_assert_eq!(images.iter().filter(|i| i.names().contains(name)).count(), 1);
-        }
-        let again = Images::parse(&images.encode()).unwrap();
-        prop_assert!(again.iter().eq(images.iter()));
-    }
-
-    #[test]
-    fn mutated_tables_never_panic_and_what_parses_encodes_to_itself(
-        which in 0..16usize,
-        cuts in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..5u8, any::<u8>()), 1..6),
-    ) {
-        let (name, mut bytes) = all_fixtures().swap_remove(which);
-        for (a, b, how, byte) in cuts {
-            if bytes.is_empty() { break }
-            let (a, b) = (a.index(bytes.len()), b.index(bytes.len()));
-            let (low, high) = (a.min(b), a.max(b));
-            match how {
-                0 => bytes[a] = byte,
-                1 => bytes.truncate(high),
-                2 => drop(bytes.drain(low..high)),
-                3 => { let piece = bytes[low..high].to_vec(); bytes.splice(a..a, piece); }
-                _ => bytes[a] = b"{}[]\",:\\n0"[usize::from(byte) % 10],
-            }
-        }
-        match round_trip(&name, &bytes) {
-            Ok(encoded) => prop_assert_eq!(round_trip(&name, &encoded).unwrap(), encoded),
-            Err(error) => prop_assert!(error.offset <= bytes.len(), "{}", error),
-        }
-    }
 }

@@ -15,11 +15,13 @@ mod decide;
 mod inspect;
 mod pass;
 mod pins;
+mod report;
 mod signs;
 mod sweep;
 
 pub use decide::{Decision, decide};
 pub use inspect::{SegmentInfo, leftovers, segments};
-pub use pass::{Outcome, Pass, RecoveryError, Report, candidates, run, run_locked};
+pub use pass::{Pass, RecoveryError, candidates, run, run_locked};
 pub use pins::Pins;
+pub use report::{Outcome, Report};
 pub use sweep::{SweepError, sweep, tidy_tempdirs};

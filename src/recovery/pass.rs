@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::decide::{Decision, decide};
-use super::pins::Pins;
+use super::report::{Outcome, Report};
 use super::signs::read_signs;
 use super::sweep::{SweepError, sweep, tidy_tempdirs};
 use crate::fsio::{self, Dir, optional};
@@ -15,38 +15,6 @@ use crate::journal::{self, JournalError, Kind, Opened, Segment, SegmentName, Sta
 use crate::layout::{EDITED_IMAGES, JOURNAL, Layout, LayoutError, Route};
 use crate::lock::{LockError, StoreLocks, StoreWriteGuard, Wait};
 use crate::plan::{self, Intent, StepError, World};
-
-/// What the pass did.
-#[derive(Debug, Default, Clone)]
-pub struct Report {
-    /// Each dead transaction with its end, in the order of recovery.
-    pub ended: Vec<(TxnId, Outcome)>,
-    /// Dead transactions that could not be ended now, with the reason; they are tried again at the next open.
-    pub pending: Vec<(TxnId, String)>,
-    /// Transactions that have ended but whose leftovers could not be removed now, with the reason.
-    pub left: Vec<(TxnId, String)>,
-    /// Segments whose owner lives.
-    pub alive: Vec<TxnId>,
-    /// What the pending transactions still need as it is.
-    pub pins: Pins,
-}
-
-/// How a dead transaction ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It had not begun to change the store: its staging was removed.
-    Dropped,
-    /// It had begun, and was taken back.
-    RolledBack,
-    /// It was finished.
-    RolledForward,
-    /// Its layers stay, its images were given up.
-    Abandoned,
-    /// It had ended; what it left behind was removed.
-    CleanedUp,
-    /// Its segment is damaged and was set aside as `<txn>.bad`.
-    SetAside,
-}
 
 /// Why the pass stopped.
 #[derive(Debug, thiserror::Error)]
@@ -315,33 +283,6 @@ impl Pass {
 pub(super) fn is_rot(error: &fsio::Error) -> bool {
     error.kind() == std::io::ErrorKind::InvalidData
         || [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::LOOP, Errno::ISDIR, Errno::NXIO].iter().any(|e| error.is(*e))
-}
-
-impl Report {
-    fn leave(&mut self, txn: TxnId, intent: Option<&Intent>, error: &RecoveryError) {
-        warn!(txn = %txn, error = error as &dyn std::error::Error, "left for the next open");
-        self.pins.add(intent);
-        self.pending.push((txn, error_chain(error)));
-    }
-
-    fn leave_over(&mut self, txn: TxnId, error: &RecoveryError) {
-        warn!(txn = %txn, error = error as &dyn std::error::Error, "what an ended transaction left stays for the next open");
-        self.left.push((txn, error_chain(error)));
-    }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 struct Dead {

@@ -1,6 +1,9 @@
 //! The work on big tables grows with the table, or does not grow at all: counted in records looked at and parsed.
 
 use super::super::work::{Work, count};
+use proptest::prelude::*;
+
+use super::properties::odd_record;
 use super::*;
 
 #[path = "../../../tests/common/big.rs"]
