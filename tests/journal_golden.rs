@@ -44,6 +44,7 @@ fn first() -> Intent {
             names: vec![NameClaim { name: "localhost/a:1".to_owned(), from: Some("c".repeat(64).parse().unwrap()) }],
             chain: vec![(layer, link)],
             data: vec![StagedData { key: "manifest".to_owned(), file: "manifest".to_owned(), size: 300, digest: Digest::of(b"") }],
+            seen: None,
         })],
         removals: vec![],
         steps: steps.into_iter().chain([barrier]).chain(tail).collect(),

@@ -297,6 +297,8 @@ pub struct ImagePut {
     pub chain: Vec<(LayerId, LinkId)>,
     /// Its big data.
     pub data: Vec<StagedData>,
+    /// The metadata of the record it is united with, if there was one. Metadata that is another one by then stays.
+    pub seen: Option<String>,
 }
 
 /// A name that an image takes.

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{ImageChange, ImagePut, Intent, LayerPut, Step};
+use super::{ImageChange, ImagePut, Intent, LayerPut, NameClaim, StagedData, Step};
+use crate::ids::{ImageId, LayerId, LinkId};
 
 /// The largest intent that is decoded, in bytes.
 pub const LIMIT: usize = 256 << 20;
@@ -15,13 +16,29 @@ const VERSION: u8 = 2;
 struct First {
     seq: u64,
     layers: Vec<LayerPut>,
-    images: Vec<ImagePut>,
+    images: Vec<FirstPut>,
     steps: Vec<Step>,
+}
+
+/// An image of version 1.
+#[derive(Deserialize)]
+struct FirstPut {
+    id: ImageId,
+    record: String,
+    names: Vec<NameClaim>,
+    chain: Vec<(LayerId, LinkId)>,
+    data: Vec<StagedData>,
+}
+
+impl From<FirstPut> for ImageChange {
+    fn from(FirstPut { id, record, names, chain, data }: FirstPut) -> Self {
+        Self::Put(ImagePut { id, record, names, chain, data, seen: None })
+    }
 }
 
 impl From<First> for Intent {
     fn from(First { seq, layers, images, steps }: First) -> Self {
-        Self { seq, layers, images: images.into_iter().map(ImageChange::Put).collect(), removals: vec![], steps }
+        Self { seq, layers, images: images.into_iter().map(Into::into).collect(), removals: vec![], steps }
     }
 }
 

@@ -101,10 +101,15 @@ fn free_claims(images: &Images, id: &ImageId, claims: &[NameClaim]) -> Vec<Strin
 fn put_image(images: &mut Images, put: &ImagePut) -> Result<(), PlanError> {
     let record = Image::from_json(&put.record)?;
     let names = free_claims(images, &put.id, &put.names);
-    match images.get(&put.id) {
-        // Somebody made another image of this id since: it stays as it is.
-        Some(there) if there.layer_text() != record.layer_text() => return Ok(()),
-        _ => images.unite(&record.nameless()?)?,
+    let there = images.get(&put.id);
+    // Somebody made another image of this id since: it stays as it is.
+    if there.is_some_and(|there| there.layer_text() != record.layer_text()) {
+        return Ok(());
+    }
+    let theirs = there.map(|there| there.metadata().to_owned()).filter(|now| put.seen.as_ref().is_some_and(|seen| seen != now));
+    images.unite(&record.nameless()?)?;
+    if let Some(theirs) = theirs {
+        images.set_metadata(&put.id, &theirs)?;
     }
     if !names.is_empty() {
         images.add_names(&put.id, &names)?;

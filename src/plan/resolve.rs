@@ -100,5 +100,6 @@ fn image_put(images: &Images, wanted: &WantedImage, names: &[String], links: &Ha
         chain.push((id.clone(), link.clone()));
     }
     let names = claims(images, names);
-    Ok(ImagePut { id: wanted.id.clone(), record: wanted.record.clone(), names, chain, data: wanted.data.clone() })
+    let seen = images.get(&wanted.id).map(|there| there.metadata().to_owned());
+    Ok(ImagePut { id: wanted.id.clone(), record: wanted.record.clone(), names, chain, data: wanted.data.clone(), seen })
 }

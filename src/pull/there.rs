@@ -77,6 +77,7 @@ fn records_there(images: &Images, found: &[Found]) -> Result<bool, PullError> {
                 names,
                 chain: vec![],
                 data: vec![],
+                seen: None,
             }))
         })
         .collect();

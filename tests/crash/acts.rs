@@ -30,6 +30,7 @@ const ACTS: &[Act] = &[
     ("removes the images and what of their layers has no children", Podman::remove_images_above_children),
     ("pulls the same images by another manifest", Podman::pull_other_manifest),
     ("starts a container", Podman::start_container),
+    ("signs every image", Podman::sign),
 ];
 
 /// The store, and a template: the same store after the transaction, from which a pull by podman is made.
@@ -46,6 +47,10 @@ struct Made {
     layers: BTreeMap<String, (String, Vec<String>)>,
     /// Images with the names they were given.
     images: BTreeMap<String, BTreeSet<String>>,
+    /// Those of them that were there before podman pulled them.
+    united: BTreeSet<String>,
+    /// Images with the metadata and the signatures they were given.
+    signed: BTreeMap<String, Value>,
     /// Layers under a container, with the inode number of their contents.
     used: BTreeMap<String, u64>,
 }
@@ -198,17 +203,27 @@ impl Podman {
                 Some(there) => {
                     let all: Vec<String> = names(there).union(&wanted).cloned().collect();
                     there["names"] = serde_json::json!(all);
-                    let keys = there["big-data-names"].clone();
                     // As c/image does: what the image has of big data stays, what is pulled is written over it.
-                    for key in ["big-data-names", "big-data-sizes", "big-data-digests"] {
-                        there[key] = record[key].clone();
+                    for key in record["big-data-names"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()) {
+                        let file = dir.join(oracle::data_file(key));
+                        remove(&self.root.join(&file));
+                        copy(&self.template.join(&file), &self.root.join(&file));
+                        let keys = there["big-data-names"].as_array_mut().unwrap();
+                        if !keys.iter().any(|there| there == key) {
+                            keys.push(serde_json::json!(key));
+                        }
+                        for map in ["big-data-sizes", "big-data-digests"] {
+                            there[map][key] = record[map][key].clone();
+                        }
                     }
-                    assert!(keys.as_array().unwrap().len() <= record["big-data-names"].as_array().unwrap().len());
+                    self.made.united.insert(id(&record));
                 }
-                None => images.push(record.clone()),
+                None => {
+                    images.push(record.clone());
+                    remove(&self.root.join(&dir));
+                    copy(&self.template.join(&dir), &self.root.join(&dir));
+                }
             }
-            remove(&self.root.join(&dir));
-            copy(&self.template.join(&dir), &self.root.join(&dir));
             self.made.images.insert(id(&record), wanted);
         }
         save(&self.root, IMAGES, &images);
@@ -312,6 +327,27 @@ impl Podman {
         save(&self.root, IMAGES, &images);
     }
 
+    /// As `podman image sign` would: another item under the key, another record of it, other metadata.
+    fn sign(&mut self) {
+        let mut images = load(&self.root, IMAGES);
+        for image in &mut images {
+            let bytes = format!("podman's signature of {}", id(image));
+            let dir = self.root.join("overlay-images").join(id(image));
+            for key in ["signatures", "obsolete"] {
+                let names = image["big-data-names"].as_array_mut().unwrap();
+                if !names.iter().any(|name| name == key) {
+                    names.push(serde_json::json!(key));
+                }
+                std::fs::write(dir.join(key), &bytes).unwrap();
+                image["big-data-sizes"][key] = serde_json::json!(bytes.len());
+                image["big-data-digests"][key] = serde_json::json!(cstor_rs::ids::Digest::of(bytes.as_bytes()));
+            }
+            image["metadata"] = serde_json::json!("{\"podman\":1}");
+            self.made.signed.insert(id(image), image["big-data-digests"]["signatures"].clone());
+        }
+        save(&self.root, IMAGES, &images);
+    }
+
     /// On the first image there is; its layers are mounted from then on.
     fn start_container(&mut self) {
         let images = load(&self.root, IMAGES);
@@ -385,9 +421,23 @@ fn check(root: &Path, podman: &Podman, expected: &Expected, what: &str) {
         let seen = std::fs::metadata(root.join("overlay").join(layer).join("diff")).map(|meta| meta.ino()).ok();
         assert_eq!(seen, Some(*inode), "{what}: the contents of layer {layer}, which a container uses");
     }
+    for (image, digest) in &podman.made.signed {
+        let images = load(root, IMAGES);
+        // One that the transaction removes goes, whoever signed it.
+        let Some(record) = images.iter().find(|record| id(record) == *image) else { continue };
+        for key in ["signatures", "obsolete"] {
+            assert_eq!(record["big-data-digests"][key], *digest, "{what}: {key} of podman's in {image}");
+        }
+        assert_eq!(record["metadata"], serde_json::json!("{\"podman\":1}"), "{what}: podman's metadata of {image}");
+    }
     for (image, wanted) in &podman.made.images {
         let images = load(root, IMAGES);
-        let record = images.iter().find(|record| id(record) == *image).unwrap_or_else(|| panic!("{what}: podman's image {image}"));
+        let Some(record) = images.iter().find(|record| id(record) == *image) else {
+            // Podman found it there and changed nothing: a transaction past its pivot removes what it was to remove.
+            let goes = podman.made.united.contains(image) && !expected.after.images.contains_key(image);
+            assert!(goes, "{what}: podman's image {image}");
+            continue;
+        };
         let has = names(record);
         let lost: Vec<&String> = wanted.difference(&has).collect();
         // A transaction that was past its pivot moves the names it was to move, from where it saw them.

@@ -75,6 +75,14 @@ pub const ALL: &[Work] = &[
         txn.prune(Prune { image_age: zero, layer_age: zero, ..Prune::new() });
         Ok(())
     }),
+    Work {
+        name: "mixed_documents",
+        setup: with_several,
+        images: || vec![new_image()],
+        changes: documents_of_two,
+        small: false,
+        removes: true,
+    },
     Work { name: "mixed", setup: with_several, images: || vec![new_image()], changes: mixed, small: false, removes: true },
     Work { name: "apply", setup: with_several, images: small_three, changes: apply, small: false, removes: true },
 ];
@@ -122,6 +130,14 @@ fn documents(txn: &WriteTxn) -> Result<(), Failure> {
         txn.remove_big_data(&image, "obsolete")?;
     }
     Ok(())
+}
+
+/// The same of two images, and metadata, beside a pull: recovery finds them between two table renames.
+fn documents_of_two(txn: &WriteTxn) -> Result<(), Failure> {
+    documents(txn)?;
+    let second = id_of(&second_image());
+    txn.set_big_data(&second, "signatures", b"of the second")?;
+    Ok(txn.set_metadata(ImageRef::Id(second), "{\"a\":1}")?)
 }
 
 /// The id of an image.
