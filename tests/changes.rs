@@ -21,7 +21,7 @@ use cstor_rs::ids::{Digest, ImageId, LayerId};
 use cstor_rs::metadata::ImageRef;
 use cstor_rs::plan::{Prune, SeveralNames};
 use cstor_rs::store::{Store, StoreOptions};
-use cstor_rs::txn::{NewImage, Receipt, TxnError, TxnOptions, WriteTxn};
+use cstor_rs::txn::{CommitError, NewImage, Receipt, TxnError, TxnOptions, WriteTxn};
 use fixture::{Failure, Image, Member, image, layer};
 use peers::{Peer, between_peers, run_text, skip};
 use serde_json::Value;
@@ -325,6 +325,39 @@ fn whoever_needs_a_layer_or_an_image_is_named_and_nothing_changes() {
     // Called by one of its names, an image with several loses only that.
     place.change(|txn| txn.remove_image(ImageRef::Name("localhost/second:1".into()), SeveralNames::Keep)).unwrap();
     assert_eq!(place.names(&id_of(&b)), ["localhost/b:1"]);
+    place.sound(&BTreeSet::new());
+}
+
+/// Fails every change from the first table rename on, as if the program had died there.
+struct DiesAtRename;
+
+impl Hook for DiesAtRename {
+    fn before(&self, op: &Op<'_>) -> std::io::Result<()> {
+        static DEAD: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        if matches!(op, Op::Rename(_, to) if to.name == Path::new("images.json")) {
+            DEAD.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+        if DEAD.load(std::sync::atomic::Ordering::SeqCst) { Err(std::io::Error::other("dead")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn an_edit_without_a_journal_first_ends_what_died_before_it() {
+    let place = Place::new();
+    fixture::pull(&place.store(), &[on_base("a")]).unwrap();
+    let lives = place.store();
+    let dies = Store::open(StoreOptions::new(place.root(), place.runroot()).hook(Arc::new(DiesAtRename))).unwrap();
+    let died = fixture::pull(&dies, &[on_base("b")]);
+    assert!(matches!(died, Err(Failure::Commit(CommitError::InDoubt { .. }))), "{died:?}");
+    let segments = || std::fs::read_dir(place.root().join("cstor-rs/journal")).unwrap().count();
+    assert_eq!(segments(), 1);
+    let txn = lives.begin(TxnOptions::default()).unwrap();
+    txn.tag(named("a"), "localhost/new:1").unwrap();
+    fixture::commit(txn).unwrap();
+    assert_eq!(segments(), 0);
+    // Its layers had their records: it went forward.
+    assert_eq!(place.names(&id_of(&on_base("b"))), ["localhost/b:1"]);
+    assert_eq!(place.names(&id_of(&on_base("a"))), ["localhost/new:1", "localhost/a:1"]);
     place.sound(&BTreeSet::new());
 }
 

@@ -31,6 +31,8 @@ const ACTS: &[Act] = &[
     ("pulls the same images by another manifest", Podman::pull_other_manifest),
     ("starts a container", Podman::start_container),
     ("signs every image", Podman::sign),
+    ("gives every image one more name", Podman::name_more),
+    ("removes the images and pulls them again", Podman::pull_anew),
 ];
 
 /// The store, and a template: the same store after the transaction, from which a pull by podman is made.
@@ -43,6 +45,8 @@ struct Podman {
 /// What podman made and expects to find again.
 #[derive(Default)]
 struct Made {
+    /// How often it pulled.
+    pulls: usize,
     /// Layer, LINKID, files.
     layers: BTreeMap<String, (String, Vec<String>)>,
     /// Images with the names they were given.
@@ -51,6 +55,8 @@ struct Made {
     united: BTreeSet<String>,
     /// Images with the metadata and the signatures they were given.
     signed: BTreeMap<String, Value>,
+    /// The image that a container was made from.
+    container_of: Option<String>,
     /// Layers under a container, with the inode number of their contents.
     used: BTreeMap<String, u64>,
 }
@@ -150,6 +156,7 @@ impl Podman {
         if !self.exists() {
             return;
         }
+        self.made.pulls += 1;
         let mut layers = load(&self.root, LAYERS);
         let overlay = self.root.join("overlay");
         for (count, record) in load(&self.template, LAYERS).into_iter().enumerate() {
@@ -161,7 +168,10 @@ impl Podman {
             let dir = overlay.join(&layer);
             unlink(&self.root, &dir);
             remove(&dir);
-            let link = format!("PODMAN{count:020}");
+            // In the alphabet of Go's LINKIDs, and never one that was there before.
+            let number = format!("{:020}", 100 * self.made.pulls + count);
+            let letters: String = number.bytes().map(|digit| char::from(b'A' + (digit - b'0'))).collect();
+            let link = format!("PODMAN{letters}");
             std::fs::create_dir(&dir).unwrap();
             copy(&self.template.join("overlay").join(&layer).join("diff"), &dir.join("diff"));
             std::fs::create_dir(dir.join("work")).unwrap();
@@ -327,6 +337,23 @@ impl Podman {
         save(&self.root, IMAGES, &images);
     }
 
+    /// Under the same ids and names, and all of it made anew.
+    fn pull_anew(&mut self) {
+        self.remove_images();
+        self.pull();
+    }
+
+    fn name_more(&mut self) {
+        let mut images = load(&self.root, IMAGES);
+        for (n, image) in images.iter_mut().enumerate() {
+            let name = format!("localhost/podmans-{n}:1");
+            let all: Vec<String> = names(image).into_iter().chain([name.clone()]).collect();
+            image["names"] = serde_json::json!(all);
+            self.made.images.insert(id(image), BTreeSet::from([name]));
+        }
+        save(&self.root, IMAGES, &images);
+    }
+
     /// As `podman image sign` would: another item under the key, another record of it, other metadata.
     fn sign(&mut self) {
         let mut images = load(&self.root, IMAGES);
@@ -361,6 +388,7 @@ impl Podman {
             }
             next = layers.iter().find(|record| id(record) == layer).and_then(|record| Some(record["parent"].as_str()?.to_owned()));
         }
+        self.made.container_of = Some(id(image));
         // The container's own layer is volatile: podman keeps it in another table.
         let own = "c".repeat(64);
         let created = "2026-01-02T03:04:05Z";
@@ -420,6 +448,9 @@ fn check(root: &Path, podman: &Podman, expected: &Expected, what: &str) {
     for (layer, inode) in &podman.made.used {
         let seen = std::fs::metadata(root.join("overlay").join(layer).join("diff")).map(|meta| meta.ino()).ok();
         assert_eq!(seen, Some(*inode), "{what}: the contents of layer {layer}, which a container uses");
+    }
+    if let Some(image) = &podman.made.container_of {
+        assert!(load(root, IMAGES).iter().any(|record| id(record) == *image), "{what}: image {image}, which a container uses");
     }
     for (image, digest) in &podman.made.signed {
         let images = load(root, IMAGES);
