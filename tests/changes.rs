@@ -328,6 +328,33 @@ fn whoever_needs_a_layer_or_an_image_is_named_and_nothing_changes() {
     place.sound(&BTreeSet::new());
 }
 
+#[test]
+fn a_layer_that_a_batch_makes_stays_though_its_image_goes() {
+    let place = Place::new();
+    let a = on_base("a");
+    fixture::pull(&place.store(), &[a.clone()]).unwrap();
+    let layers = chain(&a);
+    let stage = |txn: &WriteTxn| {
+        let below = txn.stage_new_layer(None, a.layers[0].blob.as_slice(), &|_| {})?;
+        txn.stage_new_layer(Some(&below), a.layers[1].blob.as_slice(), &|_| {})
+    };
+    let made_and_removed = place.refused(|txn| {
+        let top = stage(txn)?;
+        txn.remove_layer(&top)
+    });
+    assert!(made_and_removed.contains("both made and removed"), "{made_and_removed}");
+    let receipt = place
+        .change(|txn| {
+            assert_eq!(stage(txn)?, layers[1]);
+            txn.remove_image(named("a"), SeveralNames::Keep)
+        })
+        .unwrap()
+        .unwrap();
+    assert_eq!((receipt.removed_images, receipt.removed_layers), (vec![id_of(&a)], vec![]));
+    assert_eq!(place.layers(), layers.iter().map(ToString::to_string).collect());
+    place.sound(&BTreeSet::new());
+}
+
 /// Fails every change from the first table rename on, as if the program had died there.
 struct DiesAtRename;
 

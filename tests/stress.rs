@@ -1,4 +1,5 @@
-//! Many programs on one store at once: our threads, each with a handle of its own, a podman, skopeo; in three rounds, one for each
+//! Many programs on one store at once: our threads, each with a handle of its own, processes of our command, a podman, skopeo,
+//! buildah; in three rounds, one for each
 //! generation of podman, because they do not share their databases. No lost update, no dangling reference, no error but those
 //! that somebody else's removal explains.
 //!
@@ -21,6 +22,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cstor_rs::ids::Digest;
 use cstor_rs::metadata::{ImageRef, LookupError};
 use cstor_rs::plan::{PlanError, SeveralNames};
 use cstor_rs::store::{Store, StoreOptions};
@@ -164,19 +166,91 @@ fn podman(top: &Path, peer: &Peer, operations: u64, figures: &Figures) {
     }
 }
 
-/// skopeo gives the image that nobody removes more names; none of them may get lost.
-fn skopeo(top: &Path, round: usize, operations: u64, figures: &Figures) -> Vec<String> {
-    let store = format!("containers-storage:[overlay@{0}/root+{0}/run]", top.display());
-    let layout = format!("oci:{}/layout-{round}:kept", top.display());
-    let copy = |from: &str, to: &str| {
-        let output = Command::new("skopeo").args(["--insecure-policy", "copy", "--quiet", from, to]).output().unwrap();
-        assert!(output.status.success(), "skopeo copy {from} {to}: {}", String::from_utf8_lossy(&output.stderr));
-        figures.peer_operations.fetch_add(1, Ordering::Relaxed);
+/// Runs a program, whose failures must be explained by what others removed or hold. Whether it did what it was to do.
+fn run(figures: &Figures, command: &mut Command, explained: &[&str]) -> bool {
+    let output = command.output().unwrap();
+    figures.peer_operations.fetch_add(1, Ordering::Relaxed);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        assert!(explained.iter().any(|part| text.contains(part)), "{command:?}: {text}");
+        figures.peer_conflicts.fetch_add(1, Ordering::Relaxed);
+    }
+    output.status.success()
+}
+
+/// Processes of our own command.
+fn ours(top: &Path, round: usize, operations: u64, figures: &Figures) {
+    let own = format!("localhost/process-{round}:1");
+    let command = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cstor-rs"));
+        command.arg("--root").arg(top.join("root")).arg("--runroot").arg(top.join("run")).args(args);
+        command
     };
-    copy(&format!("{store}localhost/kept:1"), &layout);
-    let names: Vec<String> = (0..operations).map(|n| format!("localhost/skopeo-{round}-{n}:1")).collect();
-    names.iter().for_each(|name| copy(&layout, &format!("{store}{name}")));
+    for n in 0..operations {
+        let shared = format!("localhost/shared{}:1", n % 3);
+        assert!(run(figures, &mut command(&["tag", "localhost/kept:1", &own]), &[]));
+        run(figures, &mut command(&["rmi", &shared]), &["is not known", "in use by"]);
+        assert!(run(figures, &mut command(&["prune"]), &[]));
+        let listed = command(&["images", "--json"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&listed.stdout).contains(&own), "{own}: a lost update");
+        assert!(run(figures, &mut command(&["untag", "localhost/kept:1", &own]), &[]));
+    }
+}
+
+/// An image as an OCI layout on disk.
+fn layout(dir: &Path, image: &Image) {
+    let blobs = dir.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let blob = |bytes: &[u8]| std::fs::write(blobs.join(Digest::of(bytes).hex()), bytes).unwrap();
+    image.layers.iter().for_each(|layer| blob(&layer.blob));
+    blob(&image.config);
+    blob(&image.manifest);
+    std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let manifest = serde_json::json!({
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": Digest::of(&image.manifest), "size": image.manifest.len(),
+        "annotations": {"org.opencontainers.image.ref.name": "1"},
+    });
+    std::fs::write(dir.join("index.json"), serde_json::json!({"schemaVersion": 2, "manifests": [manifest]}).to_string()).unwrap();
+}
+
+/// skopeo gives the image that nobody removes more names, none of which may get lost, and copies in those that others remove.
+fn skopeo(top: &Path, peer: &Peer, round: usize, operations: u64, figures: &Figures) -> Vec<String> {
+    let store = format!("containers-storage:[overlay@{0}/root+{0}/run]", top.display());
+    let copy = |from: &str, to: &str, explained: &[&str]| {
+        let mut command = peer.command("skopeo", &top.join("root"), &top.join("run"));
+        run(figures, command.args(["--insecure-policy", "copy", "--quiet", from, to]), explained)
+    };
+    let kept = format!("oci:{}/layout-{round}:kept", top.display());
+    assert!(copy(&format!("{store}localhost/kept:1"), &kept, &[]));
+    // A layer that it has just looked at goes with the image of somebody else.
+    let explained = ["not known", "does not exist", "no such file", "layer in use", "image used", "identifier is not"];
+    let mut names = Vec::new();
+    for n in 0..operations {
+        let name = format!("localhost/skopeo-{round}-{n}:1");
+        assert!(copy(&kept, &format!("{store}{name}"), &[]));
+        names.push(name);
+        let shared = app(&format!("shared{}", n % 3));
+        let dir = top.join(format!("shared-{round}-{n}"));
+        layout(&dir, &shared);
+        copy(&format!("oci:{}:1", dir.display()), &format!("{store}{}", shared.name), &explained);
+    }
     names
+}
+
+/// buildah makes containers on images that others remove, and removes them.
+fn buildah(top: &Path, peer: &Peer, round: usize, operations: u64, figures: &Figures) {
+    let command = |args: &[&str]| {
+        let mut command = peer.command("buildah", &top.join("root"), &top.join("run"));
+        command.args(args);
+        command
+    };
+    for n in 0..operations {
+        let (name, shared) = (format!("b-{round}-{n}"), format!("localhost/shared{}:1", n % 3));
+        let explained = ["not known", "no such image", "image not known", "does not exist", "unable to find", "locating"];
+        if run(figures, &mut command(&["from", "--pull-never", "--name", &name, &shared]), &explained) {
+            assert!(run(figures, &mut command(&["rm", &name]), &[]));
+        }
+    }
 }
 
 #[test]
@@ -189,21 +263,30 @@ fn many_programs_work_on_one_store() {
     if peers.is_empty() {
         return skip("stress", "no podman works here");
     }
-    let has_skopeo = Command::new("skopeo").arg("--version").output().is_ok();
-    if !has_skopeo {
-        skip("stress", "no skopeo here: it takes no part");
-    }
     let figures = Figures::default();
     let begun = Instant::now();
     for (round, peer) in peers.iter().enumerate() {
         between_peers(&top.join("root"));
+        let has = |program: &str| {
+            let asked = peer.command(program, &top.join("root"), &top.join("run")).arg("--version").output();
+            let has = asked.is_ok_and(|output| output.status.success());
+            if !has {
+                skip("stress", &format!("{} has no {program} here: it takes no part", peer.name));
+            }
+            has
+        };
+        let (has_skopeo, has_buildah) = (has("skopeo"), has("buildah"));
         let names = std::thread::scope(|scope| {
             let (figures, first) = (&figures, 10 * round as u64);
             for number in first..first + 4 {
                 scope.spawn(move || worker(top, number, operations, figures));
             }
             scope.spawn(move || podman(top, peer, operations / 2, figures));
-            has_skopeo.then(|| scope.spawn(move || skopeo(top, round, operations / 4, figures)).join().unwrap())
+            scope.spawn(move || ours(top, round, operations / 8, figures));
+            if has_buildah {
+                scope.spawn(move || buildah(top, peer, round, operations / 8, figures));
+            }
+            has_skopeo.then(|| scope.spawn(move || skopeo(top, peer, round, operations / 4, figures)).join().unwrap())
         });
         let snapshot = open(top).read().unwrap().unwrap();
         let kept = snapshot.image_by_name("localhost/kept:1").unwrap();
@@ -228,7 +311,7 @@ fn many_programs_work_on_one_store() {
     assert_eq!(oracle::leftovers(&top.join("root"), &own), Vec::<PathBuf>::new());
     let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
     println!(
-        "{} operations of ours, {} conflicts; {} of podman's, {} conflicts; longest commit, waiting included, {:?}; lost updates 0; {:?}",
+        "{} operations of our threads, {} conflicts; {} of other processes, {} conflicts; longest commit, waiting included, {:?}; lost updates 0; {:?}",
         count(&figures.operations),
         count(&figures.conflicts),
         count(&figures.peer_operations),

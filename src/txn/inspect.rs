@@ -60,6 +60,27 @@ pub fn inspect_to(
     ancestry: &Ancestry,
     unsealed: Depth,
 ) -> Result<Inspection, TxnError> {
+    let found = look(layout, tables, id, diff_id, ancestry, unsealed);
+    if is_gone(layout, id, &found)? { Ok(Inspection::Absent) } else { found }
+}
+
+/// Whether something failed because the layer was removed since the tables were read: it is then to be fetched, and the plan
+/// sees by the tables of its time what there is.
+pub(super) fn is_gone<T>(layout: &Layout, id: &LayerId, found: &Result<T, TxnError>) -> Result<bool, TxnError> {
+    match found {
+        Err(TxnError::Disk(error)) if error.not_found() => Ok(layout.overlay.meta(id.as_str())?.is_none()),
+        _ => Ok(false),
+    }
+}
+
+fn look(
+    layout: &Layout,
+    tables: &Tables,
+    id: &LayerId,
+    diff_id: &Digest,
+    ancestry: &Ancestry,
+    unsealed: Depth,
+) -> Result<Inspection, TxnError> {
     let Some(record) = tables.layers.get(id) else { return Ok(Inspection::Absent) };
     if record.incomplete() {
         return Ok(Inspection::Absent);

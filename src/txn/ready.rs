@@ -8,6 +8,7 @@ use crate::layout::Tables;
 use crate::plan::{self, Change, WantedImage, WantedLayer};
 
 use super::begin::Contents;
+use super::inspect::is_gone;
 use super::prepare::Before;
 use super::{Inspection, SyncMode, TxnError, WriteTxn, inspect};
 
@@ -113,7 +114,11 @@ impl WriteTxn {
                     }
                 }
                 found @ (Inspection::Sealed { .. } | Inspection::Verified { .. }) => {
-                    self.reuse(id, wanted.parent.clone(), &wanted.diff_id, &found)?;
+                    let reused = self.reuse(id, wanted.parent.clone(), &wanted.diff_id, &found);
+                    if is_gone(&self.layout, id, &reused)? {
+                        continue;
+                    }
+                    reused?;
                     if let (Inspection::Sealed { link } | Inspection::Verified { link }, Some(declared)) =
                         (&found, self.contents().declared.get_mut(id))
                     {

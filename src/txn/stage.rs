@@ -12,6 +12,7 @@ use crate::overlay::{self, Ancestry, LayerDir, Seal, TreeId};
 use crate::plan::{Change, Source, StagedData, WantedImage, WantedLayer, seal_stage};
 
 use super::begin::{Declared, SyncMode};
+use super::inspect::is_gone;
 use super::{Inspection, TxnError, WriteTxn, inspect};
 
 /// The deepest stack of layers that overlay mounts (storage 1.44 and newer).
@@ -126,7 +127,15 @@ impl WriteTxn {
                 }
             }
         };
-        let found = inspect(&self.layout, tables, id, diff_id, &ancestry)?;
+        let mut found = inspect(&self.layout, tables, id, diff_id, &ancestry)?;
+        if matches!(found, Inspection::Sealed { .. } | Inspection::Verified { .. }) {
+            let reused = self.reuse(id, parent.clone(), diff_id, &found);
+            if is_gone(&self.layout, id, &reused)? {
+                found = Inspection::Absent;
+            } else {
+                reused?;
+            }
+        }
         let (link, heal) = match &found {
             Inspection::Absent => (LinkId::random().map_err(random_failed)?, false),
             Inspection::Sealed { link } | Inspection::Verified { link } => (link.clone(), false),
@@ -140,9 +149,6 @@ impl WriteTxn {
             Inspection::Broken { why } => return Err(TxnError::Broken { id: id.clone(), why: why.clone() }),
         };
         let needed = heal || found == Inspection::Absent;
-        if !needed {
-            self.reuse(id, parent.clone(), diff_id, &found)?;
-        }
         let mut contents = self.contents();
         contents.order.push(id.clone());
         contents.declared.insert(id.clone(), Declared { link, ancestry, parent, heal });

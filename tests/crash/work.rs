@@ -132,12 +132,14 @@ fn documents(txn: &WriteTxn) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The same of two images, and metadata, beside a pull: recovery finds them between two table renames.
+/// A new item and one that goes, and metadata of another image, beside a pull: recovery finds them between two table renames.
 fn documents_of_two(txn: &WriteTxn) -> Result<(), Failure> {
-    documents(txn)?;
-    let second = id_of(&second_image());
-    txn.set_big_data(&second, "signatures", b"of the second")?;
-    Ok(txn.set_metadata(ImageRef::Id(second), "{\"a\":1}")?)
+    let old = id_of(&old_image());
+    txn.set_big_data(&old, "new", b"new one")?;
+    if txn.tables()?.images.get(&old).is_some_and(|image| image.big_data_names().iter().any(|key| key == "obsolete")) {
+        txn.remove_big_data(&old, "obsolete")?;
+    }
+    Ok(txn.set_metadata(ImageRef::Id(id_of(&second_image())), "{\"a\":1}")?)
 }
 
 /// The id of an image.
