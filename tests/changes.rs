@@ -332,7 +332,7 @@ fn whoever_needs_a_layer_or_an_image_is_named_and_nothing_changes() {
 fn a_layer_that_a_batch_makes_stays_though_its_image_goes() {
     let place = Place::new();
     let a = on_base("a");
-    fixture::pull(&place.store(), &[a.clone()]).unwrap();
+    fixture::pull(&place.store(), std::slice::from_ref(&a)).unwrap();
     let layers = chain(&a);
     let stage = |txn: &WriteTxn| {
         let below = txn.stage_new_layer(None, a.layers[0].blob.as_slice(), &|_| {})?;
