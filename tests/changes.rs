@@ -329,6 +329,29 @@ fn whoever_needs_a_layer_or_an_image_is_named_and_nothing_changes() {
 }
 
 #[test]
+fn an_image_must_be_what_its_config_says() {
+    let place = Place::new();
+    let a = on_base("a");
+    fixture::pull(&place.store(), std::slice::from_ref(&a)).unwrap();
+    let top = chain(&a).pop();
+    let config = |diff_ids: &[&Digest]| serde_json::json!({"rootfs": {"type": "layers", "diff_ids": diff_ids}}).to_string().into_bytes();
+    let (low, high) = (&a.layers[0].diff_id, &a.layers[1].diff_id);
+    let cases = [
+        ("one layer too few", config(&[low]), top.clone(), "names other layers"),
+        ("another order", config(&[high, low]), top.clone(), "names other layers"),
+        ("layers, and none are named", config(&[]), top.clone(), "names other layers"),
+        ("no layers, and some are named", config(&[low]), None, "names other layers"),
+        ("no JSON", b"{".to_vec(), top.clone(), "not JSON"),
+        ("an unknown layer", config(&[low]), Some("9".repeat(64).parse().unwrap()), "is not known"),
+    ];
+    for (what, config, top, words) in cases {
+        let seen = place
+            .refused(|txn| txn.stage_new_image(&NewImage { config: config.clone(), top: top.clone(), ..NewImage::default() }).map(drop));
+        assert!(seen.contains(words), "{what}: {seen}");
+    }
+}
+
+#[test]
 fn a_layer_that_a_batch_makes_stays_though_its_image_goes() {
     let place = Place::new();
     let a = on_base("a");

@@ -71,3 +71,71 @@ impl Pins {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{ImageChange, ImagePut, LayerPut, LayerRemoval};
+
+    fn layer(c: &str) -> LayerId {
+        c.repeat(64).parse().unwrap()
+    }
+
+    fn image(c: &str) -> ImageId {
+        c.repeat(64).parse().unwrap()
+    }
+
+    fn put(id: &str, chain: &[&str], names: &[(&str, &str)]) -> Intent {
+        let link = || "A".repeat(26).parse().unwrap();
+        let claim = |(name, from): &(&str, &str)| NameClaim { name: (*name).to_owned(), from: Some(image(from)) };
+        let put = ImagePut {
+            id: image(id),
+            record: String::new(),
+            names: names.iter().map(claim).collect(),
+            chain: chain.iter().map(|c| (layer(c), link())).collect(),
+            data: vec![],
+            seen: None,
+        };
+        Intent { images: vec![ImageChange::Put(put)], ..Intent::default() }
+    }
+
+    fn removing(c: &str) -> Intent {
+        let removals = vec![LayerRemoval { id: layer(c), link: None }];
+        Intent { images: vec![ImageChange::Remove { id: image(c), names: vec![], tree: None }], removals, ..Intent::default() }
+    }
+
+    /// What a pending transaction is to remove may neither be built on nor removed by another; what it only builds on may be
+    /// built on, and not removed.
+    #[test]
+    fn what_a_pending_transaction_needs_or_removes_is_held() {
+        let new = |c: &str| Intent {
+            layers: vec![LayerPut { id: layer(c), link: "A".repeat(26).parse().unwrap(), record: String::new() }],
+            ..Intent::default()
+        };
+        let only_layer = |c: &str| Intent { images: vec![], ..removing(c) };
+        let (built, gone) = (put("a", &["1", "2"], &[("n", "b")]), removing("3"));
+        let table: &[(&Intent, Intent, bool)] = &[
+            (&built, put("c", &["1", "2"], &[]), false),
+            (&built, only_layer("2"), true),
+            (&built, new("1"), true),
+            (&built, put("a", &[], &[]), true),
+            (&built, put("c", &[], &[("n", "d")]), true),
+            (&built, put("c", &[], &[("m", "b")]), true),
+            (&built, put("c", &[], &[("m", "d")]), false),
+            (&built, removing("b"), true),
+            (&gone, put("c", &["3"], &[]), true),
+            (&gone, only_layer("3"), true),
+            (&gone, new("3"), true),
+            (&gone, put("3", &[], &[]), true),
+            (&gone, put("c", &["4"], &[]), false),
+        ];
+        for (pending, wanted, held) in table {
+            let mut pins = Pins::default();
+            pins.add(Some(pending));
+            assert_eq!(pins.conflict(wanted).is_some(), *held, "{pending:?}\n{wanted:?}");
+        }
+        let mut pins = Pins::default();
+        pins.add(None);
+        assert!(pins.conflict(&Intent::default()).is_some());
+    }
+}
