@@ -21,7 +21,7 @@ use cstor_rs::ids::{Digest, ImageId, LayerId};
 use cstor_rs::metadata::ImageRef;
 use cstor_rs::plan::{Prune, SeveralNames};
 use cstor_rs::store::{Store, StoreOptions};
-use cstor_rs::txn::{CommitError, NewImage, Receipt, TxnError, TxnOptions, WriteTxn};
+use cstor_rs::txn::{CommitError, NewImage, Prepared, Receipt, TxnError, TxnOptions, WriteTxn};
 use fixture::{Failure, Image, Member, image, layer};
 use peers::{Peer, between_peers, run_text, skip};
 use serde_json::Value;
@@ -326,6 +326,68 @@ fn whoever_needs_a_layer_or_an_image_is_named_and_nothing_changes() {
     place.change(|txn| txn.remove_image(ImageRef::Name("localhost/second:1".into()), SeveralNames::Keep)).unwrap();
     assert_eq!(place.names(&id_of(&b)), ["localhost/b:1"]);
     place.sound(&BTreeSet::new());
+}
+
+/// One transaction staged by many threads, and many transactions by one handle: nothing is lost, nothing is there twice.
+#[test]
+fn threads_share_a_transaction_and_a_handle() {
+    let place = Place::new();
+    let store = place.store();
+    let txn = store.begin(TxnOptions::default()).unwrap();
+    let made: Vec<LayerId> = std::thread::scope(|scope| {
+        // Each layer by two of them.
+        let stage = |n: usize| txn.stage_new_layer(None, top(&format!("t{}", n / 2)).blob.as_slice(), &|_| {}).unwrap();
+        let threads: Vec<_> = (0..16).map(|n| scope.spawn(move || stage(n))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let receipt = fixture::commit(txn).unwrap().unwrap();
+    let ids: BTreeSet<LayerId> = made.into_iter().collect();
+    assert_eq!((ids.len(), receipt.layers.into_iter().collect::<BTreeSet<_>>()), (8, ids));
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                fixture::pull(store, &[on_base(&format!("h{n}"))]).unwrap();
+                let txn = store.begin(TxnOptions::default()).unwrap();
+                txn.tag(named(&format!("h{n}")), &format!("localhost/of{n}:1")).unwrap();
+                fixture::commit(txn).unwrap();
+            });
+        }
+    });
+    for n in 0..8 {
+        assert_eq!(place.names(&id_of(&on_base(&format!("h{n}")))), [format!("localhost/of{n}:1"), format!("localhost/h{n}:1")]);
+    }
+    place.sound(&BTreeSet::new());
+}
+
+/// A transaction that is dropped at any stage leaves nothing.
+#[test]
+fn what_is_dropped_leaves_nothing() {
+    let place = Place::new();
+    fixture::pull(&place.store(), &[on_base("a")]).unwrap();
+    let before = listing(&place.root());
+    let begin = || place.store().begin(TxnOptions::default()).unwrap();
+    let changes: [fn(&WriteTxn); 2] = [
+        |txn| txn.tag(named("a"), "localhost/new:1").unwrap(),
+        |txn| {
+            txn.stage_empty_layer(None).unwrap();
+            txn.remove_image(named("a"), SeveralNames::Keep).unwrap();
+        },
+    ];
+    for change in changes {
+        let txn = begin();
+        change(&txn);
+        drop(txn);
+        let txn = begin();
+        change(&txn);
+        drop(txn.prepare().unwrap());
+        let txn = begin();
+        change(&txn);
+        let Prepared::Ready(prepared) = txn.prepare().unwrap() else { panic!("something changes") };
+        prepared.rollback().unwrap();
+        assert_eq!(listing(&place.root()), before);
+        place.sound(&BTreeSet::new());
+    }
 }
 
 #[test]

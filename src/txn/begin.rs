@@ -75,6 +75,29 @@ pub(super) struct Contents {
 ///
 /// It is `Send` and `Sync`: layers may be staged by several threads at once. Nothing is written to the store before something
 /// is staged.
+/// ```
+/// use cstor_rs::metadata::ImageRef;
+/// use cstor_rs::store::{Store, StoreOptions};
+/// use cstor_rs::txn::{NewImage, Prepared, TxnOptions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let temp = tempfile::tempdir()?;
+/// # let (root, runroot) = (temp.path().join("root"), temp.path().join("run"));
+/// let store = Store::open(StoreOptions::new(root, runroot))?;
+/// let txn = store.begin(TxnOptions::default())?;
+/// let layer = txn.stage_empty_layer(None)?;
+/// // The DiffID of an empty tar.
+/// let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":
+///     ["sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"]}}"#;
+/// let new = NewImage { config: config.to_vec(), top: Some(layer), names: vec!["localhost/empty:1".into()], manifest: None };
+/// let image = txn.stage_new_image(&new)?;
+/// txn.tag(ImageRef::Id(image), "localhost/empty:latest")?;
+/// let Prepared::Ready(prepared) = txn.prepare()? else { panic!("it is new") };
+/// let receipt = prepared.commit()?;
+/// assert_eq!(receipt.layers.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a transaction does nothing until it is prepared and committed"]
 pub struct WriteTxn {
     pub(super) layout: Layout,

@@ -5,6 +5,42 @@
 //! (stages, no lock)       (all locks, intent durable)
 //! ```
 //!
+//! The stages are types of their own, and each takes the one before it, so that misuse does not compile. What is not prepared
+//! cannot be committed:
+//!
+//! ```compile_fail,E0599
+//! fn misuse(txn: cstor_rs::txn::WriteTxn) {
+//!     txn.commit();
+//! }
+//! ```
+//!
+//! what is prepared takes no more changes:
+//!
+//! ```compile_fail,E0599
+//! fn misuse(prepared: cstor_rs::txn::PreparedTxn) {
+//!     prepared.untag(cstor_rs::metadata::ImageRef::Name("localhost/a:1".into()), &[]);
+//! }
+//! ```
+//!
+//! and nothing is committed twice:
+//!
+//! ```compile_fail,E0382
+//! fn misuse(prepared: cstor_rs::txn::PreparedTxn) {
+//!     prepared.commit();
+//!     prepared.commit();
+//! }
+//! ```
+//!
+//! A transaction that stages may be shared by threads, a prepared one may be sent to another; both clean up when dropped:
+//!
+//! ```
+//! fn shared<T: Send + Sync>() {}
+//! fn sent<T: Send>() {}
+//! shared::<cstor_rs::store::Store>();
+//! shared::<cstor_rs::txn::WriteTxn>();
+//! sent::<cstor_rs::txn::PreparedTxn>();
+//! ```
+//!
 //! Invariants:
 //! - T1: no store lock is held while anything is downloaded, unpacked, verified or synced by syncfs.
 //! - T2: whatever the intent names was synced by a syncfs that began after it was written or looked at.
