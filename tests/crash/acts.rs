@@ -506,9 +506,9 @@ fn act(act: &Act, root: &Path, template: &Path) -> Podman {
 /// Podman acts after the transaction was stopped before its change k.
 pub fn between(work: &Work) {
     let (expected, templates, first) = (Expected::of(work), templates(work), power::staged(work));
-    let mut cases = 0;
+    let (mut cases, stride) = (0, work.stride());
     for (deed, template) in ACTS.iter().flat_map(|deed| templates.iter().map(move |template| (deed, template))) {
-        for k in first.. {
+        for k in (first..).step_by(stride) {
             let temp = temp();
             if run_to(work, temp.path(), k).is_none() {
                 break;

@@ -225,8 +225,12 @@ pub fn recovery_everywhere(work: &Work) {
     let (expected, run) = (Expected::of(work), Run::of(work));
     let intent = run.log.iter().position(syncs_segment).unwrap_or(0);
     let (mut disk, mut seen, mut states) = (run.before.clone(), HashSet::new(), 0);
+    let stride = work.stride();
     for (k, change) in run.log.iter().enumerate() {
         disk.play(change);
+        if k % stride != 0 {
+            continue;
+        }
         for cut in [Cut::Synced, Cut::Everything] {
             let left = disk.after(&cut);
             if k < intent || !seen.insert(left.fingerprint()) {

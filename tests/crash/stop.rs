@@ -154,7 +154,7 @@ pub fn one_error_everywhere(work: &Work) {
 pub fn recovery_everywhere(work: &Work) {
     let (expected, staged) = (Expected::of(work), power::staged(work));
     let mut pairs = 0;
-    for k in (0..staged).step_by(7).chain(staged..) {
+    for k in (0..staged).step_by(7).chain((staged..).step_by(work.stride())) {
         for j in 0.. {
             let temp = temp();
             if run_to(work, temp.path(), k).is_none() {

@@ -342,6 +342,16 @@ impl Work {
         if self.small { 4 } else { usual }
     }
 
+    /// Every how many crash points are followed by every crash point of the recovery, and by every act of podman: all of them
+    /// where `CSTOR_CRASH_ALL` is set, as `scripts/test` does; in plain `cargo test` a sample of the workloads that remove.
+    pub fn stride(&self) -> usize {
+        if !self.removes || std::env::var_os("CSTOR_CRASH_ALL").is_some() {
+            return 1;
+        }
+        println!("{}: a sample of the pairs; CSTOR_CRASH_ALL=1 takes all", self.name);
+        4
+    }
+
     /// Makes the store as it is before.
     pub fn setup(&self, root: &Path) {
         (self.setup)(root);
