@@ -13,7 +13,10 @@ mod fixture;
 
 use std::fs;
 
+use cstor_rs::metadata::ImageRef;
+use cstor_rs::plan::SeveralNames;
 use cstor_rs::store::{Store, StoreOptions};
+use cstor_rs::txn::{TxnOptions, WriteTxn};
 use divan::Bencher;
 use tempfile::TempDir;
 
@@ -52,6 +55,34 @@ fn add_one_image(bencher: Bencher<'_, '_>, n: usize) {
             small(next)
         })
         .bench_local_values(|image| fixture::pull(&store, &[image]).unwrap().unwrap());
+}
+
+/// One name of one image, there and back: two transactions without a journal.
+#[divan::bench(args = SIZES, sample_count = 20, sample_size = 1)]
+fn tag_and_untag(bencher: Bencher<'_, '_>, n: usize) {
+    let (_temp, store) = store(n);
+    fixture::pull(&store, &[small(0)]).unwrap().unwrap();
+    let image = || ImageRef::Name("localhost/small:0".to_owned());
+    bencher.bench_local(|| {
+        change(&store, |txn| txn.tag(image(), "localhost/bench:1").unwrap());
+        change(&store, |txn| txn.untag(image(), &["localhost/bench:1".to_owned()]).unwrap());
+    });
+}
+
+/// An image with one layer of its own, which is there again for each round.
+#[divan::bench(args = SIZES, sample_count = 20, sample_size = 1)]
+fn remove_one_image(bencher: Bencher<'_, '_>, n: usize) {
+    let (_temp, store) = store(n);
+    let image = small(0);
+    bencher.with_inputs(|| fixture::pull(&store, std::slice::from_ref(&image)).unwrap().unwrap()).bench_local_values(|_| {
+        change(&store, |txn| txn.remove_image(ImageRef::Name(image.name.clone()), SeveralNames::Keep).unwrap());
+    });
+}
+
+fn change(store: &Store, changes: impl Fn(&WriteTxn)) {
+    let txn = store.begin(TxnOptions::default()).unwrap();
+    changes(&txn);
+    fixture::commit(txn).unwrap().unwrap();
 }
 
 /// All tables under shared locks.

@@ -136,11 +136,17 @@ fn worker(top: &Path, number: u64, operations: u64, figures: &Figures) {
 /// A podman that lists, tags, untags and removes beside us. It names an image that nobody else names: podman 4.3 tags by reading
 /// all names, adding one and setting them all, under two locks, and so takes back what others name in between.
 fn podman(top: &Path, peer: &Peer, operations: u64, figures: &Figures) {
-    let (root, run) = (top.join("root"), top.join("run"));
+    let (root, run_root) = (top.join("root"), top.join("run"));
     let own = format!("localhost/podman-{}:1", peer.major());
     let mut has = false;
     for n in 0..operations {
         let shared = format!("localhost/shared{}:1", n % 3);
+        if n % 4 == 0 {
+            let dir = top.join(format!("podman-{}-{n}", peer.major()));
+            layout(&dir, &app(&format!("shared{}", n % 3)));
+            let source = format!("oci:{}:1", dir.display());
+            run(figures, peer.command("podman", &root, &run_root).args(["pull", "--quiet", &source]), &GONE);
+        }
         let args: Vec<&str> = match n % 4 {
             0 => vec!["images", "--all", "--quiet"],
             1 if has => vec!["untag", "localhost/podmans:1", &own],
@@ -148,7 +154,7 @@ fn podman(top: &Path, peer: &Peer, operations: u64, figures: &Figures) {
             2 => vec!["rmi", &shared],
             _ => vec!["image", "inspect", "localhost/podmans:1"],
         };
-        let output = peer.command("podman", &root, &run).args(&args).output().unwrap();
+        let output = peer.command("podman", &root, &run_root).args(&args).output().unwrap();
         figures.peer_operations.fetch_add(1, Ordering::Relaxed);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() {
@@ -165,6 +171,9 @@ fn podman(top: &Path, peer: &Peer, operations: u64, figures: &Figures) {
         assert_eq!(kept.names().contains(&own), has, "{} {args:?}: a lost update", peer.name);
     }
 }
+
+/// What podman and skopeo say where a layer that they have just looked at goes with the image of somebody else.
+const GONE: [&str; 6] = ["not known", "does not exist", "no such file", "layer in use", "image used", "identifier is not"];
 
 /// Runs a program, whose failures must be explained by what others removed or hold. Whether it did what it was to do.
 fn run(figures: &Figures, command: &mut Command, explained: &[&str]) -> bool {
@@ -222,8 +231,6 @@ fn skopeo(top: &Path, peer: &Peer, round: usize, operations: u64, figures: &Figu
     };
     let kept = format!("oci:{}/layout-{round}:kept", top.display());
     assert!(copy(&format!("{store}localhost/kept:1"), &kept, &[]));
-    // A layer that it has just looked at goes with the image of somebody else.
-    let explained = ["not known", "does not exist", "no such file", "layer in use", "image used", "identifier is not"];
     let mut names = Vec::new();
     for n in 0..operations {
         let name = format!("localhost/skopeo-{round}-{n}:1");
@@ -232,7 +239,7 @@ fn skopeo(top: &Path, peer: &Peer, round: usize, operations: u64, figures: &Figu
         let shared = app(&format!("shared{}", n % 3));
         let dir = top.join(format!("shared-{round}-{n}"));
         layout(&dir, &shared);
-        copy(&format!("oci:{}:1", dir.display()), &format!("{store}{}", shared.name), &explained);
+        copy(&format!("oci:{}:1", dir.display()), &format!("{store}{}", shared.name), &GONE);
     }
     names
 }
@@ -256,7 +263,8 @@ fn buildah(top: &Path, peer: &Peer, round: usize, operations: u64, figures: &Fig
 #[test]
 fn many_programs_work_on_one_store() {
     let operations = std::env::var("CSTOR_STRESS_OPERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(OPERATIONS);
-    let temp = tempfile::tempdir().unwrap();
+    // In lowercase: podman makes a name of the path that it pulls from.
+    let temp = tempfile::Builder::new().prefix(&format!("cstor-stress-{}", std::process::id())).rand_bytes(0).tempdir().unwrap();
     let top = temp.path();
     fixture::pull(&open(top), &[app("kept"), app("podmans")]).unwrap();
     let peers = Peer::all();
