@@ -18,7 +18,7 @@ use super::resolve::{Resolved, resolve};
 use super::{Change, ImageChange, Intent, LayerRemoval, Place, Renamed, StagedData, Step, Table, WantedImage, WantedLayer};
 use crate::ids::{Digest, ImageId, LayerId};
 use crate::layout::{Tables, Users};
-use crate::metadata::{EditError, Layer, Layers, LookupError, ParseError};
+use crate::metadata::{EditError, Images, Layer, Layers, LookupError, ParseError};
 use crate::overlay::{Ancestry, Facts, TreeId};
 
 /// What a plan is made from: the tables as they are under the locks, and the disk.
@@ -83,6 +83,8 @@ pub struct Ready {
     pub layers_json: Option<Vec<u8>>,
     /// The new images.json, if it changes.
     pub images_json: Option<Vec<u8>>,
+    /// The same, to be looked at.
+    pub images: Images,
     /// layers.json without the layers that go, if any do.
     pub remaining_json: Option<Vec<u8>>,
     /// Staged layers whose parents got another LINKID than assumed.
@@ -165,7 +167,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, PlanError> {
         return Ok(Built::Ready(Box::default()));
     }
     let intent = Intent { seq: inputs.seq, layers: chains.inserts, images: changes, removals, steps };
-    Ok(Built::Ready(Box::new(Ready { intent, layers_json, images_json, remaining_json, rewrites: chains.rewrites, renamed })))
+    Ok(Built::Ready(Box::new(Ready { intent, layers_json, images_json, images, remaining_json, rewrites: chains.rewrites, renamed })))
 }
 
 /// layers.json with the new layers, if there are any.

@@ -56,8 +56,8 @@ impl WriteTxn {
         if ready.images_json.is_some() {
             self.layout.images.sync()?;
         }
-        if let Some(bytes) = &ready.images_json {
-            self.note_history(bytes)?;
+        if ready.images_json.is_some() {
+            self.note_history(&ready.images)?;
         }
         let intent = ready.intent;
         let payload = plan::encode(&intent)?;
@@ -71,9 +71,8 @@ impl WriteTxn {
     }
 
     /// What lets fsck bring names back: the records as they will be, and what others changed since the last time.
-    pub(super) fn note_history(&self, images_json: &[u8]) -> Result<(), TxnError> {
+    pub(super) fn note_history(&self, images: &Images) -> Result<(), TxnError> {
         let own = self.layout.root.ensure_dir(OWN, 0o700)?;
-        let images = Images::parse(images_json)?;
         // The id alone: the frames are many, and their records are looked at only by who needs them.
         let id_of = |record: &str| serde_json::from_str::<Named>(record).ok().map(|named| named.id);
         let mut history = History::load(&own, id_of)?;
