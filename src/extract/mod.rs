@@ -18,6 +18,7 @@
 mod attributes;
 mod decompress;
 mod error;
+mod examine;
 mod layer;
 mod path;
 mod resolve;
@@ -30,5 +31,6 @@ mod verify;
 
 pub use decompress::Compression;
 pub use error::ExtractError;
+pub use examine::{Difference, DifferenceKind, Examine, Examined, examine};
 pub use layer::{Extracted, Options, layer};
 pub use verify::{Depth, verify};
