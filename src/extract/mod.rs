@@ -29,6 +29,8 @@ mod tree;
 mod verify;
 
 pub use decompress::Compression;
+#[cfg(feature = "registry")]
+pub(crate) use decompress::zstd_decoder;
 pub use error::ExtractError;
 pub use layer::{Extracted, Options, layer};
 pub use verify::{Depth, verify};
