@@ -30,6 +30,8 @@ mod tree;
 mod verify;
 
 pub use decompress::Compression;
+#[cfg(feature = "registry")]
+pub(crate) use decompress::zstd_decoder;
 pub use error::ExtractError;
 pub use examine::{Difference, DifferenceKind, Examine, Examined, examine};
 pub use layer::{Extracted, Options, layer};
