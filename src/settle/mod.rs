@@ -35,7 +35,7 @@ use crate::lock::{LockError, StoreLocks};
 use crate::metadata::{Image, ImageRef, LoadError, LookupError};
 use crate::overlay::SealError;
 use crate::store::{Store, StoreError};
-use crate::txn::{SyncMode, TxnError};
+use crate::txn::SyncMode;
 
 use look::Wanted;
 use medium::Medium;
@@ -174,8 +174,6 @@ pub enum SettleError {
     Tables(#[from] TablesError),
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error(transparent)]
-    Txn(#[from] TxnError),
     #[error("the seal of a layer cannot be written")]
     Seal(#[from] SealError),
     #[error(transparent)]

@@ -88,8 +88,9 @@ impl Good {
     fn judge(&self, root: &Path) -> Result<BTreeSet<String>, String> {
         let sealed = self.sealed(root)?;
         if let Some(point) = clean_point(root) {
-            for (id, _) in point.layers().filter(|(id, _)| !sealed.contains(id.as_str())) {
-                return Err(format!("{id} is noted as clean and is not sealed"));
+            let noted: BTreeSet<String> = point.layers().map(|(id, _)| id.to_string()).collect();
+            if !noted.is_subset(&sealed) {
+                return Err(format!("{noted:?} are noted as clean, {sealed:?} are sealed"));
             }
             if point.tables.is_some() && oracle::read(root).as_ref() != Ok(&self.said) {
                 return Err(format!("the tables are noted as durable and are {:?}", oracle::read(root)));
