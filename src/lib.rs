@@ -4,6 +4,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+pub mod clean;
 pub mod config;
 pub mod extract;
 pub mod fsio;
@@ -25,6 +26,7 @@ pub mod recovery;
 pub mod reference;
 #[cfg(feature = "registry")]
 pub mod registry;
+pub mod settle;
 pub mod store;
 pub mod tarsplit;
 pub mod txn;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::fsio::{Hook, NoHook, Seam};
@@ -150,6 +150,16 @@ impl Store {
         }
     }
 
+    /// How long to wait for locks here.
+    pub(crate) fn waiting(&self) -> Wait<'_> {
+        self.options.waiting()
+    }
+
+    /// Whether whoever opened the store wants no more of it.
+    pub(crate) fn interrupted(&self) -> bool {
+        self.options.interrupt.as_ref().is_some_and(|interrupt| interrupt.load(Ordering::Acquire))
+    }
+
     /// What opening the store has recovered.
     pub fn recovered(&self) -> &Report {
         &self.report
@@ -225,7 +235,7 @@ impl Store {
         }
     }
 
-    fn layout_to_change(&self) -> Result<Option<Layout>, StoreError> {
+    pub(crate) fn layout_to_change(&self) -> Result<Option<Layout>, StoreError> {
         if self.seam.poisoned() { Err(StoreError::Poisoned) } else { self.layout() }
     }
 

@@ -14,7 +14,10 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
+use cstor_rs::extract::{self, Examine};
+use cstor_rs::fsio::{Dir, Seam};
 use cstor_rs::ids::{Digest, LayerId};
 use cstor_rs::tarsplit::{EntryKind, LayerReader, SplitWriter};
 use serde_json::{Value, json};
@@ -127,6 +130,28 @@ fn pull(dir: &Path, root: &str) -> std::process::Output {
         .args(["--log-level", "info", "pull", "--json", &format!("oci:{}", dir.join("layout").display())])
         .output()
         .unwrap()
+}
+
+/// What an examination of each layer of a store finds.
+fn found(root: &Path, tars: &[Vec<u8>]) -> Vec<String> {
+    let open = |path: &Path| Dir::open(path, Seam::default()).unwrap();
+    let mut parent: Option<LayerId> = None;
+    let mut list = Vec::new();
+    for tar in tars {
+        let diff_id = Digest::of(tar);
+        let id = LayerId::chain(parent.as_ref(), &diff_id);
+        let diff = open(&root.join("overlay").join(id.as_str()).join("diff"));
+        let split = open(&root.join("overlay-layers")).file(format!("{id}.tar-split.gz")).unwrap();
+        let stop = AtomicBool::new(false);
+        for contents in [false, true] {
+            let how = Examine { diff_id: Some(&diff_id), contents, limit: 100, progress: &|_, _| {}, stop: &stop };
+            let seen = extract::examine(&diff, &split, &how).unwrap().unwrap();
+            list.extend(seen.differences.into_iter().map(|one| format!("{one:?}")));
+            assert!(!contents || !list.is_empty() || (seen.tar_digest, seen.bytes) == (Some(diff_id.clone()), tar.len() as u64));
+        }
+        parent = Some(id);
+    }
+    list
 }
 
 fn by_us(dir: &Path, tars: &[Vec<u8>]) -> Trees {
@@ -360,6 +385,12 @@ fn our_trees_are_those_of_go() {
             (Err(_), Err(_)) => REFUSED.contains(&name.as_str()),
             _ => false,
         };
+        for (who, root, done) in [("Go", "go", &theirs), ("we", "ours", &ours)] {
+            let found = done.as_ref().map(|_| found(&temp.path().join(root), tars)).unwrap_or_default();
+            if found.is_empty() == (name == UNEXPORTABLE && who == "Go") {
+                wrong.push(format!("{name}: in what {who} wrote is found {found:#?}"));
+            }
+        }
         if theirs.is_ok() {
             let fetched = distrusted(temp.path());
             if (fetched != "0") != (name == UNEXPORTABLE) {

@@ -28,6 +28,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("tarsplit", 1),
     ("extract", 2),
     ("layout", 2),
+    ("clean", 3),
     ("pins", 3),
     ("partial", 3),
     ("plan", 3),
@@ -39,6 +40,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("fsck", 7),
     ("registry", 7),
     ("pull", 8),
+    ("settle", 8),
     ("cli", 9),
     ("main", 9),
 ];

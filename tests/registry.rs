@@ -688,13 +688,13 @@ fn what_the_host_does_not_allow_is_not_fetched() {
         let options = Options { tls_verify: None, system: system.clone(), ..options() };
         let got = Place::find(&named(name), &system).and_then(|place| place.open(&options)).and_then(|found| {
             let resolved = found.source.manifest(&Platform::host())?;
-            Ok((found.name, resolved.image.digest))
+            Ok((found.names, resolved.image.digest))
         });
         match (got, want) {
             (Ok((stored, digest)), None) => {
                 // The name is the one that was asked for, wherever it came from.
                 let full = if name == "a/b:t" { registry.reference(name) } else { named(name) };
-                assert_eq!((stored, digest), (Some(full), pushed.manifest), "{name}");
+                assert_eq!((stored, digest), (vec![full], pushed.manifest), "{name}");
             }
             (Err(error), Some(want)) => {
                 assert_eq!(chain(&error), named(want), "{name}");
@@ -738,7 +738,7 @@ fn a_layout_on_disk_is_a_source_like_any_other() {
     let place = |tag: &str| format!("oci:{}{tag}", temp.path().display()).parse::<Place>().unwrap();
     for (tag, name) in [("", None), (":app:1", Some("localhost/app:1"))] {
         let opened = place(tag).open(&options()).unwrap();
-        assert_eq!(opened.name.as_deref(), name);
+        assert_eq!(opened.names.first().map(String::as_str), name);
         let resolved = opened.source.manifest(&Platform::host()).unwrap();
         assert_eq!(resolved.image, found.image);
         let mut bytes = Vec::new();

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use cstor_rs::pull::PullError;
+use cstor_rs::settle::SettleError;
 use cstor_rs::store::StoreError;
 
 use super::out::{nobody_reads, tell};
@@ -39,10 +40,14 @@ pub(super) enum Outcome {
 impl Outcome {
     /// What an error means for the item that it ended.
     pub(super) fn of(error: &anyhow::Error) -> Self {
-        let (in_doubt, cancelled, busy) = match (error.downcast_ref::<PullError>(), error.downcast_ref::<StoreError>()) {
-            (Some(pull), _) => (pull.in_doubt(), pull.is_cancelled(), pull.is_busy()),
-            (None, Some(store)) => (false, store.is_cancelled(), store.is_busy()),
-            (None, None) => (false, false, false),
+        let (in_doubt, cancelled, busy) = if let Some(pull) = error.downcast_ref::<PullError>() {
+            (pull.in_doubt(), pull.is_cancelled(), pull.is_busy())
+        } else if let Some(store) = error.downcast_ref::<StoreError>() {
+            (false, store.is_cancelled(), store.is_busy())
+        } else if let Some(settle) = error.downcast_ref::<SettleError>() {
+            (false, settle.is_cancelled(), settle.is_busy())
+        } else {
+            (false, false, false)
         };
         match () {
             () if in_doubt => Self::InDoubt,
@@ -145,6 +150,9 @@ mod tests {
             (tables(busy()).into(), Outcome::Busy),
             (tables(given_up()).into(), Outcome::Cancelled),
             (PullError::from(tables(given_up())).into(), Outcome::Cancelled),
+            (SettleError::from(busy()).into(), Outcome::Busy),
+            (SettleError::from(tables(given_up())).into(), Outcome::Cancelled),
+            (SettleError::NoSync.into(), Outcome::Failed),
             (anyhow::anyhow!("else"), Outcome::Failed),
         ];
         for (error, want) in table {

@@ -1,6 +1,7 @@
 //! Arguments, exit codes, and one file per command. stdout carries results, stderr the rest.
 
 mod apply;
+mod bits;
 mod change;
 mod exit;
 mod filter;
@@ -16,6 +17,7 @@ mod prune;
 mod pull;
 mod recover;
 mod rmi;
+mod settle;
 mod signals;
 mod tag;
 mod values;
@@ -71,6 +73,8 @@ enum Command {
     Layer(layer::Args),
     /// Remove what nobody wants
     Prune(prune::Args),
+    /// Make what other programs pulled durable: verify it, bring it to the medium, seal it
+    Settle(settle::Args),
     /// Finish or take back what a crash left half done
     Recover(recover::Args),
     /// List the journal's segments
@@ -116,11 +120,13 @@ impl Context {
 }
 
 pub(crate) fn main() -> ExitCode {
-    // clap exits with 2 for bad usage and 0 for --help by itself.
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return bits::refuse(&error),
+    };
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_max_level(args.log_level).with_writer(|| out::Stderr).with_ansi(ansi).init();
-    exit::report(run(args))
+    if bits::are_of(&args.command) { bits::report(run(args)) } else { exit::report(run(args)) }
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -136,6 +142,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Rmi(args) => rmi::run(&context, &args),
         Command::Layer(args) => layer::run(&context, &args),
         Command::Prune(args) => prune::run(&context, &args),
+        Command::Settle(args) => settle::run(&context, &args),
         Command::Recover(args) => recover::run(&context, &args),
         Command::Journal(args) => journal::run(&context, &args),
         Command::Info(args) => info::run(&context, &args),

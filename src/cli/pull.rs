@@ -20,7 +20,7 @@ use super::{Context, exit, signals};
 /// Pull images
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// NAME, docker://NAME or oci:DIR[:TAG]
+    /// NAME, docker://NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]
     #[arg(required = true, value_name = "REF", value_parser = reference)]
     references: Vec<String>,
     /// Pull all of them in one transaction, or none

@@ -44,7 +44,7 @@ impl Compression {
     }
 
     /// By the first bytes, as c/storage does; the media type does not matter.
-    fn of(start: &[u8]) -> Result<Self, ExtractError> {
+    pub(crate) fn of(start: &[u8]) -> Result<Self, ExtractError> {
         const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
         if start.starts_with(&[0x1f, 0x8b]) {
             return Ok(Self::Gzip);
@@ -166,7 +166,8 @@ pub(super) fn run(
     }
 }
 
-fn zstd_decoder<R: BufRead>(source: R) -> io::Result<zstd::stream::read::Decoder<'static, R>> {
+/// A decoder that refuses a window of more than 128 MiB.
+pub(crate) fn zstd_decoder<R: BufRead>(source: R) -> io::Result<zstd::stream::read::Decoder<'static, R>> {
     let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
     decoder.window_log_max(ZSTD_WINDOW_LOG)?;
     Ok(decoder)

@@ -18,6 +18,7 @@
 mod attributes;
 mod decompress;
 mod error;
+mod examine;
 mod layer;
 mod path;
 mod resolve;
@@ -29,6 +30,9 @@ mod tree;
 mod verify;
 
 pub use decompress::Compression;
+#[cfg(feature = "registry")]
+pub(crate) use decompress::zstd_decoder;
 pub use error::ExtractError;
+pub use examine::{Difference, DifferenceKind, Examine, Examined, examine};
 pub use layer::{Extracted, Options, layer};
 pub use verify::{Depth, verify};

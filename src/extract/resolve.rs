@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 
@@ -42,4 +43,45 @@ fn make(parent: &Dir, name: &OsStr) -> fsio::Result<Dir> {
         dir.chown_self(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())?;
     }
     Ok(dir)
+}
+
+/// Links that are followed on one path: the kernel's own limit.
+const LINKS: usize = 40;
+
+/// Where a path leads below `root` once every link on it is followed; what is not there is kept as it is.
+pub(super) fn canonical(root: &Dir, path: &Cleaned) -> fsio::Result<Cleaned> {
+    let mut todo: Vec<Vec<u8>> = path.0.iter().rev().cloned().collect();
+    let mut done = Cleaned::default();
+    let mut links = 0;
+    while let Some(part) = todo.pop() {
+        match part.as_slice() {
+            b"" | b"." => continue,
+            b".." => {
+                done.0.pop();
+                continue;
+            }
+            _ => {}
+        }
+        let name = OsStr::from_bytes(&part);
+        let text = match open_in(root, &done).and_then(|dir| dir.read_link(name)) {
+            Ok(text) if links < LINKS && done.is_nameable() => text,
+            Ok(_) => PathBuf::new(),
+            Err(error) if is_no_link(&error) => PathBuf::new(),
+            Err(error) => return Err(error),
+        };
+        if text.as_os_str().is_empty() {
+            done.0.push(part);
+            continue;
+        }
+        links += 1;
+        if text.is_absolute() {
+            done = Cleaned::default();
+        }
+        todo.extend(text.as_os_str().as_bytes().rsplit(|b| *b == b'/').map(<[u8]>::to_vec));
+    }
+    Ok(done)
+}
+
+fn is_no_link(error: &fsio::Error) -> bool {
+    error.not_found() || [Errno::INVAL, Errno::NOTDIR, Errno::LOOP, Errno::NAMETOOLONG].into_iter().any(|errno| error.is(errno))
 }

@@ -49,6 +49,11 @@ pub(super) fn of_link(entry: &Entry) -> Timestamps {
     both(entry, wrap)
 }
 
+/// What a directory gets.
+pub(super) fn of_dir(entry: &Entry) -> Timestamps {
+    Timestamps { last_access: clamp(entry.atime.unwrap_or_default()), last_modification: clamp(entry.mtime) }
+}
+
 /// The times of directories, last: everything that was put into them has changed them. A second pass over the tar-split
 /// and not a list, so that memory does not grow with the layer.
 pub(super) fn set_directory_times(root: &Dir, split: &File) -> Result<(), ExtractError> {
@@ -64,10 +69,8 @@ pub(super) fn set_directory_times(root: &Dir, split: &File) -> Result<(), Extrac
         if Whiteout::parse(cleaned.0.last().map_or(OsStr::new(""), |name| OsStr::from_bytes(name))).is_some() {
             continue;
         }
-        let atime = entry.atime.unwrap_or_default();
-        let stamps = Timestamps { last_access: clamp(atime), last_modification: clamp(entry.mtime) };
         let Some(dir) = directory(root, cleaned).map_err(member(&entry))? else { continue };
-        dir.set_times_self(&stamps).map_err(member(&entry))?;
+        dir.set_times_self(&of_dir(&entry)).map_err(member(&entry))?;
     }
     Ok(())
 }

@@ -140,10 +140,42 @@ impl Dir {
         }
     }
 
+    /// The names of a name's extended attributes, as the kernel lists them; a link is not followed. None where the
+    /// filesystem keeps none.
+    ///
+    /// # Errors
+    ///
+    /// That of llistxattr(2).
+    pub fn xattr_names(&self, name: impl AsRef<OsStr>) -> Result<Vec<Vec<u8>>> {
+        let (name, at) = self.name(&name)?;
+        let path = self.proc_path(name);
+        listed(|list| sys::llistxattr(&path, list)).map_err(|e| Error::new("llistxattr", at, e))
+    }
+
     fn proc_path(&self, name: &OsStr) -> PathBuf {
         use std::os::fd::AsRawFd;
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
         path.push(name);
         path
+    }
+}
+
+/// The names that `list` writes into the buffer it is given. Most files have none or few: they cost one call.
+fn listed(list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<Vec<u8>>> {
+    /// The kernel's limit for all names of a file.
+    const MAX: usize = 65536;
+    let split = |names: Option<&[u8]>| {
+        let names = names.unwrap_or_default().split(|b| *b == 0);
+        names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect()
+    };
+    let mut few = [0u8; 256];
+    match list(&mut few) {
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(Vec::new()),
+        Err(rustix::io::Errno::RANGE) => {
+            let mut many = vec![0u8; MAX];
+            let len = list(&mut many)?;
+            Ok(split(many.get(..len)))
+        }
+        len => Ok(split(few.get(..len?))),
     }
 }

@@ -20,6 +20,7 @@ mod names;
 mod ofd;
 mod privilege;
 mod regular;
+mod scratch;
 mod tree;
 mod walk;
 
@@ -30,6 +31,7 @@ pub use hook::{At, Hook, NoHook, Op};
 pub use meta::{Kind, Meta};
 pub use ofd::LockOwner;
 pub use privilege::is_initial_root;
+pub use scratch::scratch;
 pub use walk::{Purpose, Step, Walk};
 
 use std::io;

@@ -30,6 +30,10 @@ pub const STAGE: &str = "stage";
 pub const TRASH: &str = "trash";
 /// Files that keep images from being pruned by us.
 pub const PINS: &str = "pins";
+/// The clean point: what was sound and on the medium at one moment.
+pub const CLEAN: &str = "clean";
+/// A clean point being written.
+pub const NEW_CLEAN: &str = ".clean.new";
 /// Blobs of interrupted downloads.
 pub const PARTIAL: &str = "partial";
 /// Go's temporary directories, in `overlay/` (storage 1.59 and newer).
@@ -266,7 +270,8 @@ impl Layout {
         metadata::load(&self.layers, LAYERS_JSON, Some(&self.overlay))
     }
 
-    /// Brings both tables, and the data of these images, to the medium: whoever renamed them last may not have.
+    /// Brings both tables, and the data of these images, to the medium: whoever renamed them last may not have. What is gone by
+    /// now is left out.
     ///
     /// # Errors
     ///
@@ -278,10 +283,12 @@ impl Layout {
         }
         self.layers.sync()?;
         for id in images {
-            let dir = self.images.dir(id.as_str())?;
+            let Some(dir) = optional(self.images.dir(id.as_str()))? else { continue };
             for (name, kind) in dir.entries()? {
-                if kind == fsio::Kind::File {
-                    dir.file(&name)?.sync_data()?;
+                if kind == fsio::Kind::File
+                    && let Some(file) = optional(dir.file(&name))?
+                {
+                    file.sync_data()?;
                 }
             }
             dir.sync()?;

@@ -161,7 +161,24 @@ pub struct StoreWriteGuard {
 /// All three locks, shared.
 #[derive(Debug)]
 pub struct StoreReadGuard {
-    _held: [Held; 3],
+    held: [Held; 3],
+}
+
+impl StoreReadGuard {
+    /// What layers.lock and images.lock say of the last write of their tables; empty where nobody has written yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn tokens(&self) -> fsio::Result<[Vec<u8>; 2]> {
+        let [layers, images, _] = &self.held;
+        let read = |held: &Held| {
+            let mut token = [0u8; 64];
+            let got = held.file.read_at(0, &mut token)?;
+            Ok(token.get(..got).unwrap_or_default().to_vec())
+        };
+        Ok([read(layers)?, read(images)?])
+    }
 }
 
 /// layers.lock, exclusive.
@@ -207,7 +224,7 @@ impl StoreLocks {
     pub fn read(layers: &Dir, images: &Dir, containers: &Dir, wait: &Wait<'_>) -> Result<StoreReadGuard, LockError> {
         let layers = take(layers, LAYERS_LOCK, false, wait)?;
         let images = take(images, IMAGES_LOCK, false, wait)?;
-        Ok(StoreReadGuard { _held: [layers, images, take(containers, CONTAINERS_LOCK, false, wait)?] })
+        Ok(StoreReadGuard { held: [layers, images, take(containers, CONTAINERS_LOCK, false, wait)?] })
     }
 
     /// Takes layers.lock alone, exclusively.

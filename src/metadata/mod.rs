@@ -37,7 +37,7 @@ pub use load::{MAX_TABLE_BYTES, Parse, load};
 pub use lookup::{FoundImage, ImageRef, LookupError};
 pub use loose::Loose;
 pub use table::{MAX_DEPTH, Record, Table};
-pub use time::{ZERO_TIME, go_time, is_rfc3339};
+pub use time::{ZERO_TIME, go_time, is_rfc3339, moment};
 pub use users::{Container, Containers, Mountpoint, Mountpoints};
 
 #[cfg(test)]

@@ -13,3 +13,5 @@ pub use seal::{Seal, SealError};
 
 /// The name of the seal in a layer's directory.
 pub const SEAL: &str = "cstor-rs.seal";
+/// A seal being written into the directory of a layer that somebody else made. One that a crash left is replaced by the next.
+pub const NEW_SEAL: &str = "cstor-rs.seal.new";

@@ -39,7 +39,7 @@ pub(super) fn resolve(place: &Place, options: &PullOptions, progress: &dyn Progr
         manifest: resolved.image.raw,
         index: resolved.index.map(|index| index.raw),
         diff_ids: parsed.diff_ids,
-        names: opened.name.into_iter().collect(),
+        names: opened.names,
         created: parsed.created,
     };
     Ok(Found { reference, source: opened.source, layers: resolved.image.layers, digest, spec, id })

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
+use super::archive::ArchiveError;
 use super::manifest::ContentError;
 use crate::reference::ReferenceError;
 use crate::{fsio, ids::Digest};
@@ -183,6 +184,14 @@ pub enum RegistryError {
         what: String,
         /// The system call and path.
         source: fsio::Error,
+    },
+    /// A local archive is not one that can be used.
+    #[error("{archive} cannot be used")]
+    Archive {
+        /// The archive's kind and path.
+        archive: String,
+        /// What is wrong with it.
+        source: ArchiveError,
     },
     /// The caller wanted no more of it.
     #[error("cancelled")]

@@ -12,7 +12,9 @@ use reqwest::header::CONTENT_TYPE;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::blob::BlobReader;
+use super::blobs::absent;
 use super::credentials::{self, Login};
+use super::diff_ids::DiffIds;
 use super::error::{RegistryError, Result};
 use super::failure::{Again, Failure};
 use super::http::Client;
@@ -84,6 +86,7 @@ impl Default for Options {
 pub struct Registry {
     shared: Arc<Shared>,
     reference: Reference,
+    diff_ids: DiffIds,
 }
 
 /// The client and what runs it.
@@ -151,12 +154,65 @@ impl Registry {
                 Ok(client)
             })?;
         }
-        Ok(Self { shared: Arc::new(Shared { client: Arc::new(client), handle, cancel: options.cancel.clone(), own }), reference })
+        Ok(Self {
+            shared: Arc::new(Shared { client: Arc::new(client), handle, cancel: options.cancel.clone(), own }),
+            reference,
+            diff_ids: DiffIds::default(),
+        })
     }
 
     /// The name it was connected for.
     pub fn reference(&self) -> &Reference {
         &self.reference
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    pub(super) fn diff_ids(&self) -> &DiffIds {
+        &self.diff_ids
+    }
+
+    /// What the reference stands for: an image or an index.
+    pub(super) fn named(&self) -> Result<Document> {
+        self.document(self.reference.target(), self.reference.digest().map(|d| (d.clone(), None)))
+    }
+
+    /// What an index lists.
+    pub(super) fn listed(&self, entry: &Descriptor) -> Result<Document> {
+        self.document(entry.digest.as_str(), Some((entry.digest.clone(), Some(entry.size))))
+    }
+
+    /// The length of a blob as the registry announces it, if it has the blob; the body is not waited for.
+    pub(super) fn blob_bytes(&self, digest: &Digest) -> Result<Option<u64>> {
+        let client = self.shared.client.clone();
+        let (what, path) = (format!("blob {digest}"), format!("blobs/{digest}"));
+        absent(wait(&self.shared.handle, &self.shared.cancel, async move {
+            let mut backoff = Backoff::new(&client);
+            loop {
+                let failure = match client.get(&what, &path, "*/*", 0).await {
+                    Ok(response) if response.status() == StatusCode::OK => match response.content_length() {
+                        Some(length) => return Ok(length),
+                        None => client.refusal(&what, &response, "it does not say how long it is".into()),
+                    },
+                    Ok(response) => client.refusal(&what, &response, String::new()),
+                    Err(failure) => failure,
+                };
+                backoff.pause(&what, failure).await?;
+            }
+        }))
+    }
+
+    /// The bytes of a manifest or index, digest verified, if the registry has it.
+    pub(super) fn raw_manifest(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
+        let client = self.shared.client.clone();
+        let (what, path, digest) = (format!("manifest {digest}"), format!("manifests/{digest}"), digest.clone());
+        absent(wait(&self.shared.handle, &self.shared.cancel, async move {
+            let (raw, _, _) = whole(&client, &what, &path, ACCEPT, limit).await?;
+            verify(&what, &client.host, &digest, &raw)?;
+            Ok(raw)
+        }))
     }
 
     /// A manifest or index by tag or digest.
@@ -185,10 +241,7 @@ impl Registry {
 
 impl ImageSource for Registry {
     fn manifest(&self, wanted: &Platform) -> Result<Resolved> {
-        let known = self.reference.digest().map(|d| (d.clone(), None));
-        let what = format!("manifest {}", self.reference);
-        let document = self.document(self.reference.target(), known)?;
-        resolve(&what, document, wanted, |chosen| self.document(chosen.digest.as_str(), Some((chosen.digest.clone(), Some(chosen.size)))))
+        resolve(&format!("manifest {}", self.reference), self.named()?, wanted, |chosen| self.listed(chosen))
     }
 
     fn config(&self, config: &Descriptor) -> Result<Vec<u8>> {

@@ -1,20 +1,36 @@
-//! OCI image layouts: a directory with `index.json` and `blobs/sha256/HEX`.
+//! OCI image layouts: `index.json` and `blobs/sha256/HEX` in a directory or in a tar file.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
+use super::archive::Archive;
+use super::blobs::BlobSource;
+use super::diff_ids::{DiffIds, Documents};
 use super::error::{RegistryError, Result};
-use super::manifest::{self, ContentError, Descriptor, Document, MANIFEST_MAX};
+use super::manifest::{self, ContentError, Descriptor, Document, Index, MANIFEST_MAX};
+use super::pick::Pick;
+use super::piece::Piece;
 use super::platform::Platform;
 use super::source::{ImageSource, Resolved, resolve, verify};
 use crate::fsio::{self, Dir, File, Seam};
+use crate::ids::Digest;
 
 /// An image in an OCI layout.
 #[derive(Debug)]
 pub struct Layout {
-    root: Dir,
-    blobs: Dir,
-    tag: Option<String>,
+    tree: Tree,
+    pick: Pick,
+    diff_ids: DiffIds,
+}
+
+/// What the layout is kept in.
+#[derive(Debug)]
+enum Tree {
+    Dir { root: Dir, blobs: Dir },
+    Archive(Archive),
 }
 
 impl Layout {
@@ -24,70 +40,119 @@ impl Layout {
     ///
     /// [`RegistryError::Local`] for a directory that is no layout.
     pub fn open(dir: &Path, tag: Option<String>) -> Result<Self> {
+        Self::pick(dir, tag.map_or(Pick::Only, Pick::Named))
+    }
+
+    /// As [`Layout::open`], whichever way the entry is meant.
+    pub(super) fn pick(dir: &Path, pick: Pick) -> Result<Self> {
         let open = || {
             // The user may name a link to the layout; inside it none is followed.
             let path = std::fs::canonicalize(dir).map_err(|source| fsio::Error { call: "realpath", path: dir.into(), source })?;
             let root = Dir::open(&path, Seam::default())?;
             let blobs = root.dir("blobs")?.dir("sha256")?;
-            Ok((root, blobs))
+            Ok(Tree::Dir { root, blobs })
         };
-        let (root, blobs) = open().map_err(|source| RegistryError::Local { what: format!("OCI layout {}", dir.display()), source })?;
-        Ok(Self { root, blobs, tag })
+        let tree = open().map_err(|source| RegistryError::Local { what: format!("OCI layout {}", dir.display()), source })?;
+        Ok(Self { tree, pick, diff_ids: DiffIds::default() })
+    }
+
+    /// Opens the layout in the tar file `file`, which may be compressed with gzip or zstd: then it is unpacked into a
+    /// temporary file without a name first, until `cancel` says to stop.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Local`], [`RegistryError::Archive`], [`RegistryError::Cancelled`].
+    pub fn open_archive(file: &Path, pick: Pick, cancel: &CancellationToken) -> Result<Self> {
+        let tree = Tree::Archive(Archive::open("OCI archive", file, cancel)?);
+        Ok(Self { tree, pick, diff_ids: DiffIds::default() })
+    }
+
+    /// What the layout itself calls the image.
+    ///
+    /// # Errors
+    ///
+    /// As [`ImageSource::manifest`].
+    pub fn title(&self) -> Result<Option<String>> {
+        Ok(self.entry()?.1)
     }
 
     fn host(&self) -> String {
-        format!("OCI layout {}", self.root.path().display())
+        match &self.tree {
+            Tree::Dir { root, .. } => format!("OCI layout {}", root.path().display()),
+            Tree::Archive(archive) => archive.label().to_owned(),
+        }
     }
 
-    fn file(&self, what: &str, blob: &Descriptor) -> Result<File> {
-        let file = match fsio::optional(self.blobs.file(blob.digest.hex())) {
-            Ok(Some(file)) => file,
-            Ok(None) => return Err(RegistryError::NotFound { what: what.to_owned(), host: self.host(), said: String::new() }),
-            Err(source) => return Err(RegistryError::Local { what: what.to_owned(), source }),
-        };
-        let len = file.len().map_err(|source| RegistryError::Local { what: what.to_owned(), source })?;
-        if len != blob.size {
-            let got = format!("{len} bytes in the file");
+    fn missing(&self, what: &str) -> RegistryError {
+        RegistryError::NotFound { what: what.to_owned(), host: self.host(), said: String::new() }
+    }
+
+    /// A blob, whatever its length.
+    fn blob_piece(&self, what: &str, digest: &Digest) -> Result<Option<Piece>> {
+        match &self.tree {
+            Tree::Dir { blobs, .. } => file_piece(what, blobs.file(digest.hex())),
+            Tree::Archive(archive) => archive.piece(&format!("blobs/sha256/{}", digest.hex())),
+        }
+    }
+
+    /// A blob that must be as long as declared.
+    fn piece(&self, what: &str, blob: &Descriptor) -> Result<Piece> {
+        let piece = self.blob_piece(what, &blob.digest)?.ok_or_else(|| self.missing(what))?;
+        if piece.len() != blob.size {
+            let got = format!("{} bytes in the file", piece.len());
             return Err(RegistryError::Length { what: what.to_owned(), host: self.host(), declared: blob.size, got });
         }
-        Ok(file)
+        Ok(piece)
     }
 
     /// A whole small blob, verified. Its declared size has been checked against the limit of its kind.
     fn whole(&self, what: &str, blob: &Descriptor) -> Result<Vec<u8>> {
-        let file = self.file(what, blob)?;
-        let bytes = file.read_all(blob.size).map_err(|source| RegistryError::Local { what: what.to_owned(), source })?;
+        let bytes = self.piece(what, blob)?.whole(what, &self.host(), blob.size)?;
         verify(what, &self.host(), &blob.digest, &bytes)?;
         Ok(bytes)
     }
 
-    fn document(&self, blob: &Descriptor) -> Result<Document> {
-        let what = format!("manifest {}", blob.digest);
-        let raw = self.whole(&what, blob)?;
-        let said = Some(blob.media_type.as_str()).filter(|t| !t.is_empty());
-        manifest::parse(&raw, said).map_err(|source| RegistryError::Content { what, source })
-    }
-
-    fn entry(&self) -> Result<Descriptor> {
+    fn index(&self) -> Result<Index> {
         let what = format!("index.json of {}", self.host());
         let refuse = |source| RegistryError::Content { what: what.clone(), source };
-        let raw = self.root.read("index.json", MANIFEST_MAX).map_err(|source| RegistryError::Local { what: what.clone(), source })?;
-        // An index with an empty list and no mediaType looks like an artifact to the general parser.
-        let index = match manifest::parse(&raw, None).map_err(refuse)? {
-            Document::Index(index) => index,
-            Document::Image(_) => return Err(refuse(ContentError::Field { field: "mediaType".into(), why: "is not an index".into() })),
+        let piece = match &self.tree {
+            Tree::Dir { root, .. } => file_piece(&what, root.file("index.json"))?,
+            Tree::Archive(archive) => archive.piece("index.json")?,
         };
-        index.named(self.tag.as_deref()).map_err(refuse)?.ok_or_else(|| RegistryError::NotFound {
-            what: self.tag.as_ref().map_or_else(|| "the only image".to_owned(), |t| format!("image {:?}", super::plain(t, 100))),
+        let raw = piece.ok_or_else(|| self.missing("index.json"))?.whole(&what, &self.host(), MANIFEST_MAX)?;
+        // An index with an empty list and no mediaType looks like an artifact to the general parser.
+        match manifest::parse(&raw, None).map_err(refuse)? {
+            Document::Index(index) => Ok(index),
+            Document::Image(_) => Err(refuse(ContentError::Field { field: "mediaType".into(), why: "is not an index".into() })),
+        }
+    }
+
+    fn entry(&self) -> Result<(Descriptor, Option<String>)> {
+        let index = self.index()?;
+        let refuse = |source| RegistryError::Content { what: format!("index.json of {}", self.host()), source };
+        let form = match &self.tree {
+            Tree::Dir { .. } => "oci:DIR:TAG",
+            Tree::Archive(_) => "oci-archive:FILE:TAG",
+        };
+        index.pick(&self.pick).map_err(refuse)?.ok_or_else(|| RegistryError::NotFound {
+            what: self.pick.what(),
             host: self.host(),
-            said: if self.tag.is_none() { "there is none or more than one; name it as oci:DIR:TAG".into() } else { String::new() },
+            said: self.pick.hint(index.names(), form),
         })
     }
 }
 
+/// The whole of a file, if it is there.
+fn file_piece(what: &str, file: fsio::Result<File>) -> Result<Option<Piece>> {
+    let local = |source| RegistryError::Local { what: what.to_owned(), source };
+    let Some(file) = fsio::optional(file).map_err(local)? else { return Ok(None) };
+    let len = file.len().map_err(local)?;
+    Ok(Some(Piece::new(Arc::new(file), 0, len)))
+}
+
 impl ImageSource for Layout {
     fn manifest(&self, wanted: &Platform) -> Result<Resolved> {
-        let entry = self.entry()?;
+        let (entry, _) = self.entry()?;
         let what = format!("manifest {}", entry.digest);
         resolve(&what, self.document(&entry)?, wanted, |chosen| self.document(chosen))
     }
@@ -98,32 +163,39 @@ impl ImageSource for Layout {
 
     fn blob_from(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send>> {
         let what = format!("blob {}", blob.digest);
-        let file = self.file(&what, blob)?;
-        let at = from.min(blob.size);
-        Ok(Box::new(Exact { file, at, left: blob.size - at, what }))
+        Ok(Box::new(self.piece(&what, blob)?.reader(&what, from)))
     }
 }
 
-/// A file that must not end early; what is behind its declared size is not read.
-struct Exact {
-    file: File,
-    at: u64,
-    left: u64,
-    what: String,
+impl Documents for Layout {
+    fn root(&self) -> Result<Document> {
+        self.index().map(Document::Index)
+    }
+
+    fn document(&self, blob: &Descriptor) -> Result<Document> {
+        let what = format!("manifest {}", blob.digest);
+        let raw = self.whole(&what, blob)?;
+        let said = Some(blob.media_type.as_str()).filter(|t| !t.is_empty());
+        manifest::parse(&raw, said).map_err(|source| RegistryError::Content { what, source })
+    }
+
+    fn whole_config(&self, wanted: &Descriptor) -> Result<Vec<u8>> {
+        self.config(wanted)
+    }
 }
 
-impl Read for Exact {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() || self.left == 0 {
-            return Ok(0);
+impl BlobSource for Layout {
+    fn blob_by_digest(&self, digest: &Digest, limit: u64) -> Result<Option<Box<dyn Read + Send>>> {
+        let what = format!("blob {digest}");
+        let Some(piece) = self.blob_piece(&what, digest)? else { return Ok(None) };
+        piece.within(&what, &self.host(), limit)?;
+        Ok(Some(Box::new(piece.reader(&what, 0))))
+    }
+
+    fn layer_by_diff_id(&self, diff_id: &Digest) -> Result<Option<Box<dyn Read + Send>>> {
+        match self.diff_ids.find(diff_id, self)? {
+            Some(blob) if self.blob_piece(&format!("blob {}", blob.digest), &blob.digest)?.is_some() => self.blob(&blob).map(Some),
+            _ => Ok(None),
         }
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
-        let got = self.file.read_at(self.at, buf.get_mut(..most).unwrap_or_default()).map_err(|e| io::Error::new(e.kind(), e))?;
-        if got == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{}: {} bytes missing at the end", self.what, self.left)));
-        }
-        self.at += got as u64;
-        self.left -= got as u64;
-        Ok(got)
     }
 }

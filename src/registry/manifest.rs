@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 
 pub use super::media_type::MediaType;
+use super::pick::Pick;
 use super::platform::Platform;
 use super::{shape, shapes};
 use crate::ids::Digest;
@@ -146,6 +147,9 @@ struct RawDescriptor {
 struct Annotations {
     #[serde(rename = "org.opencontainers.image.ref.name")]
     name: Option<String>,
+    /// That of containerd and buildkit, which podman prefers for a name.
+    #[serde(rename = "io.containerd.image.name")]
+    containerd: Option<String>,
     #[serde(rename = "io.github.containers.compression.zstd")]
     zstd: Option<String>,
 }
@@ -297,6 +301,13 @@ impl RawDescriptor {
     fn name(&self) -> Option<&str> {
         self.annotations.as_ref()?.name.as_deref()
     }
+
+    /// What podman calls it once it is in the store.
+    fn title(&self) -> Option<&str> {
+        let said = |name: &Option<String>| name.as_ref().filter(|n| !n.is_empty()).is_some();
+        let annotations = self.annotations.as_ref()?;
+        [&annotations.containerd, &annotations.name].into_iter().find(|name| said(name))?.as_deref()
+    }
 }
 
 impl Index {
@@ -322,18 +333,30 @@ impl Index {
         }
     }
 
-    /// The entry that a layout calls `name`, or the only one there is.
+    /// The entry that is meant, and what the layout says it is called.
     ///
     /// # Errors
     ///
-    /// What is wrong with the entry; `Ok(None)` where there is none or, without a name, more than one.
-    pub fn named(&self, name: Option<&str>) -> Result<Option<Descriptor>> {
-        let found = match (name, self.entries.as_slice()) {
-            (None, [only]) => Some(only),
-            (None, _) => None,
-            (Some(name), all) => all.iter().find(|e| e.name() == Some(name)),
+    /// What is wrong with the entry; `Ok(None)` where there is none or, of the only one, more than one.
+    pub fn pick(&self, pick: &Pick) -> Result<Option<(Descriptor, Option<String>)>> {
+        let found = match (pick, self.entries.as_slice()) {
+            (Pick::Only, [only]) => Some(only),
+            (Pick::Only, _) => None,
+            (Pick::Named(name), all) => all.iter().find(|e| e.name() == Some(name)),
+            (Pick::Number(number), all) => all.get(*number),
         };
-        found.map(|e| e.check("manifests", MANIFEST_MAX)).transpose()
+        found.map(|e| Ok((e.check("manifests", MANIFEST_MAX)?, e.title().map(str::to_owned)))).transpose()
+    }
+
+    /// What a layout calls its images, for a message.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.entries.iter().enumerate().map(|(i, e)| e.name().map_or_else(|| format!("@{i}"), short)).collect()
+    }
+
+    /// The manifests that it lists, those of images and of other indexes. One that is wrong is left out.
+    pub(super) fn listed(&self) -> impl Iterator<Item = Descriptor> {
+        let known = |e: &&RawDescriptor| e.is_image() || e.media_type.as_deref().and_then(MediaType::of).is_some();
+        self.entries.iter().filter(known).filter_map(|e| e.check("manifests", MANIFEST_MAX).ok())
     }
 
     fn offered(&self) -> String {

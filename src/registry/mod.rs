@@ -1,8 +1,8 @@
 //! Images from registries and from layouts on disk.
 //!
 //! The parsers ([`mod@reference`], [`platform`], [`manifest`], [`config`], [`challenge`]) are pure and take bytes; the
-//! transport ([`fetch`], [`layout`]) gives whole verified documents and streams, behind one small blocking trait
-//! ([`ImageSource`]). Everything that comes from outside is hostile: it has a limit, and the limit is checked
+//! transport ([`fetch`], [`layout`], [`docker_archive`]) gives whole verified documents and streams, behind one small
+//! blocking trait ([`ImageSource`]); whoever knows a digest and no name asks through [`BlobSource`]. Everything that comes from outside is hostile: it has a limit, and the limit is checked
 //! before anything of that size is allocated.
 //!
 //! Invariants:
@@ -13,12 +13,18 @@
 //!   host to which it redirects gets none and cannot ask for any. They never go into a log or an error.
 //! - R4: whatever the registry does, a request ends: nothing for a stall, a small object that takes too long, a blob
 //!   below the least pace.
+//! - R5: an archive is never extracted: its members are found in one pass of limited number, and read where they stand.
 
+mod archive;
 mod auth;
 mod blob;
+mod blobs;
 pub mod challenge;
 pub mod config;
 pub mod credentials;
+mod diff_ids;
+pub mod docker_archive;
+mod docker_save;
 mod error;
 mod failure;
 pub mod fetch;
@@ -27,6 +33,8 @@ pub mod layout;
 pub mod manifest;
 mod media_type;
 mod pace;
+mod pick;
+mod piece;
 pub mod platform;
 mod policy;
 mod registries;
@@ -36,12 +44,16 @@ mod source;
 mod system;
 
 pub use crate::reference::{self, Reference, ReferenceError};
+pub use archive::ArchiveError;
+pub use blobs::{BlobSource, open_blobs};
 pub use config::ImageConfig;
 pub use credentials::Login;
+pub use docker_archive::DockerArchive;
 pub use error::{RegistryError, plain};
 pub use fetch::{Options, Registry};
 pub use layout::Layout;
 pub use manifest::{ContentError, Descriptor, ImageManifest, Index};
+pub use pick::Pick;
 pub use platform::Platform;
 pub use source::{Found, ImageSource, Place, Resolved, candidates};
 pub use system::SystemFiles;

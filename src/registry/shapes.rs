@@ -42,6 +42,21 @@ pub(super) const MANIFEST: Shape = Object(&[
     ("signatures", Any),
 ]);
 
+/// The most images that an archive of `docker save` may hold.
+const SAVED_MAX: usize = 1000;
+
+/// manifest.json of `docker save`.
+pub(super) const SAVED: Shape = List(
+    &Object(&[
+        ("Config", Text),
+        ("RepoTags", WORDS),
+        ("Layers", List(&Text, LAYERS_MAX)),
+        ("Parent", Text),
+        ("LayerSources", Map(&DESCRIPTOR)),
+    ]),
+    SAVED_MAX,
+);
+
 const HEALTH: Shape = Object(&[
     ("Test", WORDS),
     ("Interval", Whole),

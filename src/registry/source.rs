@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::error::{RegistryError, Result};
 use super::manifest::{ContentError, Descriptor, Document, ImageManifest, Index};
 use super::platform::Platform;
-use super::{Layout, Options, Registry, SystemFiles};
+use super::{DockerArchive, Layout, Options, Pick, Registry, SystemFiles};
 use crate::ids::Digest;
 use crate::reference::{Reference, ReferenceError, is_short};
 
@@ -66,7 +66,8 @@ pub trait ImageSource: Send + Sync {
     }
 }
 
-/// An image reference of the command line: a registry's, or `oci:DIR[:TAG]`.
+/// An image reference of the command line: a registry's, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or
+/// `docker-archive:FILE[:NAME]`; `@NUMBER` in the place of an archive's tag or name counts its images from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// In a registry.
@@ -78,14 +79,28 @@ pub enum Place {
         /// The entry in its index; none needed where there is only one.
         tag: Option<String>,
     },
+    /// In an OCI layout in a tar file.
+    OciArchive {
+        /// The tar file.
+        file: PathBuf,
+        /// The entry in its index.
+        pick: Pick,
+    },
+    /// In a tar file as `docker save` makes them.
+    DockerArchive {
+        /// The tar file.
+        file: PathBuf,
+        /// The image in it.
+        pick: Pick,
+    },
 }
 
-/// An opened source and the name its image gets in the store.
+/// An opened source and the names its image gets in the store.
 pub struct Found {
     /// The source.
     pub source: Box<dyn ImageSource>,
-    /// The name for images.json; none for a layout's only image.
-    pub name: Option<String>,
+    /// The names for images.json: none for a layout's only image, of an archive what the archive says.
+    pub names: Vec<String>,
 }
 
 /// The names, normalised, that an image in a store may have when a person calls it so, in podman's order: localhost's, what
@@ -121,7 +136,7 @@ impl Place {
     /// [`RegistryError::Configuration`].
     pub fn find(text: &str, system: &SystemFiles) -> Result<Self> {
         let place: Self = text.parse()?;
-        if matches!(place, Self::Layout { .. }) || !is_short(text) {
+        if !matches!(place, Self::Registry(_)) || !is_short(text) {
             return Ok(place);
         }
         let forbidden = |why| RegistryError::Forbidden { name: super::plain(text, 100), why };
@@ -140,17 +155,28 @@ impl Place {
     ///
     /// [`RegistryError`] naming the object.
     pub fn open(&self, options: &Options) -> Result<Found> {
-        match self {
+        // As podman: a name that a layout or an archive gives is under localhost/ unless it says otherwise.
+        let local = |name: &String| Ok(Reference::local(name)?.stored_name());
+        Ok(match self {
             Self::Registry(reference) => {
-                let name = Some(reference.stored_name());
-                Ok(Found { source: Box::new(Registry::connect(reference.clone(), options)?), name })
+                let names = vec![reference.stored_name()];
+                Found { source: Box::new(Registry::connect(reference.clone(), options)?), names }
             }
             Self::Layout { dir, tag } => {
-                // As podman: the tag is the image's name, under localhost/ unless it says otherwise.
-                let name = tag.as_deref().map(Reference::local).transpose().map_err(RegistryError::from)?;
-                Ok(Found { source: Box::new(Layout::open(dir, tag.clone())?), name: name.map(|n| n.stored_name()) })
+                let names = tag.iter().map(local).collect::<Result<_>>()?;
+                Found { source: Box::new(Layout::open(dir, tag.clone())?), names }
             }
-        }
+            Self::OciArchive { file, pick } => {
+                let source = Layout::open_archive(file, pick.clone(), &options.cancel)?;
+                let names = source.title()?.iter().map(local).collect::<Result<_>>()?;
+                Found { source: Box::new(source), names }
+            }
+            Self::DockerArchive { file, pick } => {
+                let source = DockerArchive::open(file, pick.clone(), &options.cancel)?;
+                let names = source.titles()?.iter().map(local).collect::<Result<_>>()?;
+                Found { source: Box::new(source), names }
+            }
+        })
     }
 }
 
@@ -160,6 +186,8 @@ impl std::fmt::Display for Place {
             Self::Registry(reference) => write!(f, "{reference}"),
             Self::Layout { dir, tag: Some(tag) } => write!(f, "oci:{}:{tag}", dir.display()),
             Self::Layout { dir, tag: None } => write!(f, "oci:{}", dir.display()),
+            Self::OciArchive { file, pick } => write!(f, "oci-archive:{}{pick}", file.display()),
+            Self::DockerArchive { file, pick } => write!(f, "docker-archive:{}{pick}", file.display()),
         }
     }
 }
@@ -168,17 +196,24 @@ impl std::str::FromStr for Place {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> std::result::Result<Self, ReferenceError> {
-        if let Some(rest) = text.strip_prefix("oci:") {
-            let (dir, tag) = match rest.split_once(':') {
-                Some((dir, tag)) => (dir, Some(tag).filter(|t| !t.is_empty())),
-                None => (rest, None),
-            };
+        // As containers/image: a path ends at its first colon.
+        let path_and_name = |transport: &str| {
+            let rest = text.strip_prefix(transport)?;
+            Some(rest.split_once(':').map_or((rest, None), |(path, name)| (path, Some(name).filter(|name| !name.is_empty()))))
+        };
+        if let Some((dir, tag)) = path_and_name("oci:") {
             return Ok(Self::Layout { dir: dir.into(), tag: tag.map(str::to_owned) });
         }
-        let other = ["oci-archive:", "docker-archive:", "dir:", "containers-storage:", "docker-daemon:"];
-        if other.iter().any(|t| text.starts_with(t)) {
+        if let Some((file, name)) = path_and_name("oci-archive:") {
+            return Ok(Self::OciArchive { file: file.into(), pick: Pick::parse(name) });
+        }
+        if let Some((file, name)) = path_and_name("docker-archive:") {
+            return Ok(Self::DockerArchive { file: file.into(), pick: Pick::parse(name) });
+        }
+        if ["dir:", "containers-storage:", "docker-daemon:"].iter().any(|t| text.starts_with(t)) {
             let text = text.chars().take(100).collect();
-            return Err(ReferenceError { text, part: "the transport", why: "is not supported yet; use docker:// or oci:" });
+            let why = "is not supported yet; use docker://, oci:, oci-archive: or docker-archive:";
+            return Err(ReferenceError { text, part: "the transport", why });
         }
         text.parse().map(Self::Registry)
     }
@@ -221,6 +256,15 @@ mod tests {
         assert_eq!("oci:/a/b".parse::<Place>().unwrap(), layout("/a/b", None));
         assert_eq!("oci:b:app:1".parse::<Place>().unwrap(), layout("b", Some("app:1")));
         assert_eq!("oci:b:".parse::<Place>().unwrap(), layout("b", None));
+        let archives = [
+            ("oci-archive:/a.tar", Place::OciArchive { file: "/a.tar".into(), pick: Pick::Only }),
+            ("oci-archive:a.tar:app:1", Place::OciArchive { file: "a.tar".into(), pick: Pick::Named("app:1".into()) }),
+            ("docker-archive:a.tar:@12", Place::DockerArchive { file: "a.tar".into(), pick: Pick::Number(12) }),
+            ("docker-archive:a.tar:@x", Place::DockerArchive { file: "a.tar".into(), pick: Pick::Named("@x".into()) }),
+        ];
+        for (text, place) in archives {
+            assert_eq!((text.parse::<Place>().unwrap(), place.to_string()), (place, text.to_owned()));
+        }
         assert!(matches!("docker://q.io/a".parse::<Place>().unwrap(), Place::Registry(_)));
         assert!("dir:/x".parse::<Place>().unwrap_err().to_string().contains("the transport is not supported yet"));
     }

@@ -73,3 +73,4 @@ pub use prepare::{Prepared, PreparedTxn};
 pub use preview::preview_without_store;
 pub use receipt::Receipt;
 pub use stage::{ImageSpec, LayerSpec, StagedLayer};
+pub(crate) use staging::{filesystems, reliable};

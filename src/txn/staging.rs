@@ -110,7 +110,7 @@ impl Drop for Staging {
 }
 
 /// One directory for each filesystem among these.
-fn filesystems(dirs: &[&Dir]) -> Result<Vec<Dir>, TxnError> {
+pub(crate) fn filesystems(dirs: &[&Dir]) -> Result<Vec<Dir>, TxnError> {
     let mut seen = Vec::new();
     let mut list = Vec::new();
     for dir in dirs {
@@ -124,7 +124,7 @@ fn filesystems(dirs: &[&Dir]) -> Result<Vec<Dir>, TxnError> {
 }
 
 /// One syncfs where it is known to do what it says, else every file by itself.
-fn reliable(wanted: SyncMode, filesystems: &[Dir]) -> Result<SyncMode, TxnError> {
+pub(crate) fn reliable(wanted: SyncMode, filesystems: &[Dir]) -> Result<SyncMode, TxnError> {
     if wanted != SyncMode::Filesystem {
         return Ok(wanted);
     }
