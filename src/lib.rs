@@ -7,6 +7,7 @@
 pub mod clean;
 pub mod config;
 pub mod extract;
+pub mod fsck;
 pub mod fsio;
 pub mod history;
 pub mod ids;

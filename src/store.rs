@@ -50,6 +50,15 @@ impl StoreOptions {
         self
     }
 
+    /// The opened directories of a store that may be damaged.
+    ///
+    /// # Errors
+    ///
+    /// As [`Layout::open_for_check`].
+    pub(crate) fn layout_for_check(&self) -> Result<Layout, LayoutError> {
+        Layout::open_for_check(&self.graphroot, &self.runroot, &Seam::new(self.hook.clone()))
+    }
+
     fn waiting(&self) -> Wait<'_> {
         Wait::new(self.wait, self.interrupt.as_deref())
     }

@@ -32,7 +32,7 @@ const COMMANDS: &[&str] = &["fsck", "settle"];
 
 /// Whether a command has these codes.
 pub(super) fn are_of(command: &Command) -> bool {
-    matches!(command, Command::Settle(_))
+    matches!(command, Command::Settle(_) | Command::Fsck(_))
 }
 
 /// Prints an error with its causes, and turns it into the exit code: what ended early has not checked everything.

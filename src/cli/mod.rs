@@ -5,6 +5,7 @@ mod bits;
 mod change;
 mod exit;
 mod filter;
+mod fsck;
 mod images;
 mod info;
 mod journal;
@@ -73,6 +74,8 @@ enum Command {
     Layer(layer::Args),
     /// Remove what nobody wants
     Prune(prune::Args),
+    /// Find what is damaged, and heal it in place
+    Fsck(fsck::Args),
     /// Make what other programs pulled durable: verify it, bring it to the medium, seal it
     Settle(settle::Args),
     /// Finish or take back what a crash left half done
@@ -130,7 +133,8 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let overrides = Overrides { root: args.root, runroot: args.runroot };
+    let additional = matches!(args.command, Command::Fsck(_));
+    let overrides = Overrides { root: args.root, runroot: args.runroot, additional };
     let context = Context { config: Config::load(&Environment::of_process(), &overrides)?, lock_timeout: args.lock_timeout };
     match args.command {
         Command::Pull(args) => pull::run(&context, &args),
@@ -142,6 +146,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Rmi(args) => rmi::run(&context, &args),
         Command::Layer(args) => layer::run(&context, &args),
         Command::Prune(args) => prune::run(&context, &args),
+        Command::Fsck(args) => fsck::run(&context, &args),
         Command::Settle(args) => settle::run(&context, &args),
         Command::Recover(args) => recover::run(&context, &args),
         Command::Journal(args) => journal::run(&context, &args),

@@ -49,6 +49,8 @@ pub struct Overrides {
     pub root: Option<PathBuf>,
     /// `--runroot`.
     pub runroot: Option<PathBuf>,
+    /// Whether additional image stores are read, and so not refused: only fsck does.
+    pub additional: bool,
 }
 
 /// Where the store lies.
@@ -60,6 +62,8 @@ pub struct Config {
     pub runroot: PathBuf,
     /// The files that were read, in the order they were merged.
     pub files: Vec<PathBuf>,
+    /// Additional image stores, where they are allowed.
+    pub additional: Vec<PathBuf>,
 }
 
 impl Config {
@@ -73,7 +77,7 @@ impl Config {
         refuse::check_driver(&settings, env.text("STORAGE_DRIVER")?.filter(|driver| !driver.is_empty()))?;
         refuse::check_store(&settings)?;
         if overrides.root.is_none() {
-            refuse::check_options(&settings, env.text("STORAGE_OPTS")?)?;
+            refuse::check_options(&settings, env.text("STORAGE_OPTS")?, overrides.additional)?;
         }
         let graphroot = match &overrides.root {
             Some(path) => given(path, "--root")?,
@@ -83,8 +87,12 @@ impl Config {
             Some(path) => given(path, "--runroot")?,
             None => runroot(env, &settings)?,
         };
+        let mut additional = Vec::new();
+        if overrides.root.is_none() && overrides.additional {
+            additional = refuse::additional_stores(&settings, env.text("STORAGE_OPTS")?).into_iter().map(PathBuf::from).collect();
+        }
         // Defaults too: those who move their store leave a link at its old place.
-        Ok(Self { graphroot: real(&graphroot), runroot: real(&runroot), files: settings.files })
+        Ok(Self { graphroot: real(&graphroot), runroot: real(&runroot), files: settings.files, additional })
     }
 }
 

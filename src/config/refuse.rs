@@ -45,6 +45,9 @@ const OPTIONS: [Refused; 15] = [
     Refused("inodes", If::Set, QUOTA),
 ];
 
+/// The names of additional image stores, which fsck reads.
+pub(super) const ADDITIONAL: [&str; 2] = ["additionalimagestores", "additionalimagestore"];
+
 const REMEDY: &str = "remove the setting, or name a store that was made without it by --root";
 const REMEDY_STORE: &str = "remove the setting, or name another storage.conf by CONTAINERS_STORAGE_CONF";
 
@@ -60,7 +63,8 @@ pub(super) fn check_store(settings: &Settings) -> Result<(), ConfigError> {
 }
 
 /// Refuses options of the driver: those of `STORAGE_OPTS` where it is set, which replaces those of the files.
-pub(super) fn check_options(settings: &Settings, variable: Option<&str>) -> Result<(), ConfigError> {
+pub(super) fn check_options(settings: &Settings, variable: Option<&str>, additional: bool) -> Result<(), ConfigError> {
+    let allowed = |name: &str| additional && ADDITIONAL.contains(&name);
     for (key, value, origin) in settings.iter() {
         let Some(option) = key.strip_prefix("storage.options.") else { continue };
         let name = option.strip_prefix("overlay.").unwrap_or(option);
@@ -68,7 +72,7 @@ pub(super) fn check_options(settings: &Settings, variable: Option<&str>) -> Resu
         if variable.is_some() && !name.starts_with("remap-") {
             continue;
         }
-        if let Some(refused) = OPTIONS.iter().find(|r| r.0 == name && says(value, r.1)) {
+        if let Some(refused) = OPTIONS.iter().find(|r| r.0 == name && !allowed(name) && says(value, r.1)) {
             return Err(unsupported(origin, key, &value.to_string(), refused.2, REMEDY));
         }
     }
@@ -76,11 +80,35 @@ pub(super) fn check_options(settings: &Settings, variable: Option<&str>) -> Resu
         let (key, value) = item.split_once('=').unwrap_or((item, ""));
         let lower = key.trim().to_ascii_lowercase();
         let name = ["overlay2.", "overlay.", "."].iter().find_map(|p| lower.strip_prefix(p)).unwrap_or(&lower);
-        if let Some(refused) = OPTIONS.iter().find(|r| r.0 == name && says(&Value::String(value.trim().to_owned()), r.1)) {
+        if let Some(refused) = OPTIONS.iter().find(|r| r.0 == name && !allowed(name) && says(&Value::String(value.trim().to_owned()), r.1))
+        {
             return Err(unsupported(&Origin::Variable("STORAGE_OPTS"), key.trim(), value, refused.2, REMEDY));
         }
     }
     Ok(())
+}
+
+/// The additional image stores, by the files or by `STORAGE_OPTS`, which replaces what they say.
+pub(super) fn additional_stores(settings: &Settings, variable: Option<&str>) -> Vec<String> {
+    let mut stores = Vec::new();
+    if let Some(variable) = variable {
+        for item in variable.split(',') {
+            let (key, value) = item.split_once('=').unwrap_or((item, ""));
+            let name = key.trim().rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+            if ADDITIONAL.contains(&name.as_str()) && !value.trim().is_empty() {
+                stores.push(value.trim().to_owned());
+            }
+        }
+        return stores;
+    }
+    for (key, value, _) in settings.iter() {
+        let Some(option) = key.strip_prefix("storage.options.") else { continue };
+        if ADDITIONAL.contains(&option.strip_prefix("overlay.").unwrap_or(option)) {
+            let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
+            stores.extend(list.iter().filter_map(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned));
+        }
+    }
+    stores
 }
 
 /// Refuses every driver but overlay.

@@ -246,14 +246,14 @@ fn variables_beat_files() {
 
 #[test]
 fn root_on_the_command_line_drops_options_but_not_the_driver() {
-    let root = Overrides { root: Some("/no/r/../s".into()), runroot: None };
+    let root = Overrides { root: Some("/no/r/../s".into()), runroot: None, additional: false };
     let machine = |text: &str| Machine::new(0).file("etc/containers/storage.conf", text).var("STORAGE_OPTS", "overlay.size=1");
     let config = machine("[storage]\nrunroot = \"/no/run\"\n[storage.options]\nmount_program = \"x\"").load_with(&root).unwrap();
     assert_eq!((config.graphroot, config.runroot), ("/no/s".into(), "/no/run".into()));
     for text in ["[storage]\ndriver = \"vfs\"", "[storage]\nimagestore = \"/x\"", "[storage]\ntransient_store = true"] {
         assert!(matches!(machine(text).load_with(&root), Err(ConfigError::Unsupported { .. })), "{text}");
     }
-    let both = Overrides { root: Some("/no/s".into()), runroot: Some("/no/t".into()) };
+    let both = Overrides { root: Some("/no/s".into()), runroot: Some("/no/t".into()), additional: false };
     assert_eq!(Machine::new(1000).load_with(&both).unwrap().runroot, Path::new("/no/t"), "no home is needed");
 }
 
@@ -321,7 +321,7 @@ fn links_in_the_graphroot_are_resolved() {
     let real = fs::canonicalize(machine.path("real")).unwrap();
     // What is not there yet is made below what the link leads to.
     for (given, want) in [("link", real.clone()), ("link/new/root", real.join("new/root")), ("link/../link/./new", real.join("new"))] {
-        let given = Overrides { root: Some(machine.path(given)), runroot: Some(machine.path(given)) };
+        let given = Overrides { root: Some(machine.path(given)), runroot: Some(machine.path(given)), additional: false };
         let config = machine.load_with(&given).unwrap();
         assert_eq!((&config.graphroot, &config.runroot), (&want, &want));
     }

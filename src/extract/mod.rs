@@ -15,6 +15,7 @@
 //! `trusted.overlay.*` attributes of a layer are not applied: they forge the overlay's own metadata (opaque
 //! directories, redirects) without any whiteout in the tar. Without root the same holds for `user.overlay.*`.
 
+mod again;
 mod attributes;
 mod decompress;
 mod error;
@@ -29,6 +30,7 @@ mod times;
 mod tree;
 mod verify;
 
+pub use again::{crc_of, digest_of_layer, write_tar};
 pub use decompress::Compression;
 #[cfg(feature = "registry")]
 pub(crate) use decompress::zstd_decoder;

@@ -129,7 +129,7 @@ impl io::Read for FromStart<'_> {
     }
 }
 
-fn open_file(diff: &Dir, name: &[u8]) -> fsio::Result<File> {
+pub(super) fn open_file(diff: &Dir, name: &[u8]) -> fsio::Result<File> {
     // The root, or what no member can be called: no file has this name.
     let Some((parent, name)) = Cleaned::of(name).and_then(Cleaned::split) else { return diff.file("") };
     open_in(diff, &parent)?.file(name)

@@ -44,6 +44,10 @@ pub const LAYERS_JSON: &str = "layers.json";
 pub const IMAGES_JSON: &str = "images.json";
 /// The table of images as an edit without a journal prepares it.
 pub const EDITED_IMAGES: &str = ".tmp-images.json.cstor-rs";
+/// The table of layers as a repair without a journal prepares it.
+pub const EDITED_LAYERS: &str = ".tmp-layers.json.cstor-rs";
+/// Copies of what repairs took away.
+pub const LOST_AND_FOUND: &str = "lost+found";
 
 /// The name of a layer's tar-split in `overlay-layers/`.
 pub fn split_name(id: &LayerId) -> String {
@@ -220,6 +224,31 @@ impl Layout {
             root,
             runroot: runroot.to_owned(),
         })
+    }
+
+    /// Opens a store that may be damaged: where `overlay/l` is missing, its handle is that of `overlay/`, in which no LINKID is
+    /// found either.
+    ///
+    /// # Errors
+    ///
+    /// As [`Layout::open`] without `NoLinks`.
+    pub fn open_for_check(graphroot: &Path, runroot: &Path, seam: &Seam) -> Result<Self, LayoutError> {
+        match Self::open(graphroot, runroot, seam) {
+            Err(LayoutError::NoLinks { .. }) => {
+                let root = Dir::open(graphroot, seam.clone())?;
+                let overlay = root.dir("overlay")?;
+                Ok(Self {
+                    links: overlay.clone(),
+                    overlay,
+                    layers: root.dir("overlay-layers")?,
+                    images: root.dir("overlay-images")?,
+                    containers: root.dir("overlay-containers")?,
+                    root,
+                    runroot: runroot.to_owned(),
+                })
+            }
+            other => other,
+        }
     }
 
     /// Opens a store, making what is missing of it with the modes that podman gives.

@@ -60,10 +60,20 @@ impl Tables {
     ///
     /// A table that cannot be read.
     pub fn load(layout: &Layout) -> Result<Self, TablesError> {
+        let (layers, images) = (layout.load_layers()?, layout.load_images()?);
+        Ok(Self { layers, images, ..Self::load_users(layout)? })
+    }
+
+    /// All tables but layers.json and images.json; the caller holds the locks.
+    ///
+    /// # Errors
+    ///
+    /// A table that cannot be read.
+    pub fn load_users(layout: &Layout) -> Result<Self, TablesError> {
         let mut tables = Self {
-            layers: layout.load_layers()?,
+            layers: Layers::default(),
             volatile: metadata::load(&layout.layers, VOLATILE_LAYERS, None)?,
-            images: layout.load_images()?,
+            images: Images::default(),
             containers: metadata::load(&layout.containers, CONTAINERS, None)?,
             volatile_containers: metadata::load(&layout.containers, VOLATILE_CONTAINERS, None)?,
             mounts: Mountpoints::default(),

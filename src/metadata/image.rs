@@ -211,7 +211,7 @@ impl Image {
     }
 
     /// The same record with some keys changed; the text of all others stays.
-    fn changed(&self, changes: &[Change]) -> Result<Self, ParseError> {
+    pub(super) fn changed(&self, changes: &[Change]) -> Result<Self, ParseError> {
         let json = go::rewrite(&self.json, &KEYS, changes).map_err(|e| ParseError::new(0, Cause::Json(e.to_string())))?;
         Self::from_json(&json)
     }

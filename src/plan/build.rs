@@ -220,6 +220,11 @@ fn steps(inputs: &Inputs<'_>, chains: &Chains, changes: &[ImageChange], removals
     let mut dead = data.bury;
     dead.extend(removals.iter().map(|gone| Step::BuryLayer { id: gone.id.clone(), link: gone.link.clone() }));
     with_barrier(&mut steps, dead);
+    let mends = inputs.changes.iter().filter_map(|change| match change {
+        Change::Mend(mend) => Some(Step::Mend(mend.clone())),
+        _ => None,
+    });
+    with_barrier(&mut steps, mends.collect());
     steps
 }
 

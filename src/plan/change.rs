@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::Step;
+use super::{Mend, Step};
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::metadata::ImageRef;
 use crate::overlay::{Ancestry, TreeId};
@@ -73,6 +73,8 @@ pub enum Change {
     RemoveLayer(LayerId),
     /// All images and layers are removed that nobody wants.
     Prune(Prune),
+    /// A repair.
+    Mend(Mend),
 }
 
 /// What a prune removes. Never what a container, a mount or a pin holds, and never what another program may just be making.
@@ -161,6 +163,8 @@ pub enum Source {
         tree: TreeId,
         /// The ancestors that `lower` of the staged directory names.
         assumed: Ancestry,
+        /// Whether a record that says incomplete will do: what says so is mended next.
+        even_incomplete: bool,
     },
 }
 

@@ -9,7 +9,9 @@ use crate::ids::{ImageId, LayerId, LinkId};
 pub const LIMIT: usize = 256 << 20;
 
 /// The version of the payload, its first byte.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// What knows no repairs: written where there are none, so that programs of that version can end the transaction.
+const WITHOUT_MENDS: u8 = 2;
 
 /// The payload of version 1, which only added images.
 #[derive(Deserialize)]
@@ -64,7 +66,8 @@ pub enum CodecError {
 ///
 /// [`CodecError::Encode`], never in practice.
 pub fn encode(intent: &Intent) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = vec![VERSION];
+    let mends = intent.steps.iter().any(|step| matches!(step, Step::Mend(_)));
+    let mut bytes = vec![if mends { VERSION } else { WITHOUT_MENDS }];
     bytes.extend(bincode::serde::encode_to_vec(intent, bincode::config::standard()).map_err(CodecError::Encode)?);
     Ok(bytes)
 }
@@ -77,7 +80,7 @@ pub fn encode(intent: &Intent) -> Result<Vec<u8>, CodecError> {
 pub fn decode(bytes: &[u8]) -> Result<Intent, CodecError> {
     let (version, rest) = bytes.split_first().ok_or(CodecError::Empty)?;
     match *version {
-        VERSION => whole(rest),
+        VERSION | WITHOUT_MENDS => whole(rest),
         1 => whole::<First>(rest).map(Into::into),
         seen => Err(CodecError::Version { seen }),
     }
@@ -128,7 +131,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn garbage_is_an_error_and_never_a_panic(bytes: Vec<u8>) {
-            for version in [1, 2] {
+            for version in [1, 2, 3] {
                 let mut payload = vec![version];
                 payload.extend(&bytes);
                 drop(decode(&payload));

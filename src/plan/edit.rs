@@ -130,7 +130,12 @@ pub(super) fn claims(images: &Images, names: &[String]) -> Vec<NameClaim> {
 /// An image that is not known, a name it does not have, metadata that is no JSON.
 pub fn resolve_light(images: &Images, change: &Change) -> Result<Option<ImageChange>, PlanError> {
     Ok(Some(match change {
-        Change::Put { .. } | Change::SetData { .. } | Change::DropData { .. } | Change::RemoveLayer(_) | Change::Prune(_) => {
+        Change::Put { .. }
+        | Change::SetData { .. }
+        | Change::DropData { .. }
+        | Change::RemoveLayer(_)
+        | Change::Prune(_)
+        | Change::Mend(_) => {
             return Ok(None);
         }
         Change::Tag { image, names } => ImageChange::Names { id: images.find(image)?.id, take: claims(images, names), drop: vec![] },

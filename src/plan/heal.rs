@@ -15,7 +15,7 @@ fn tree_of(dir: &Dir) -> fsio::Result<Option<TreeId>> {
 }
 
 /// The directory of a layer that is to be healed: its `link` may be unreadable, another LINKID is another layer.
-fn damaged_layer(w: &World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<Option<Dir>> {
+pub(super) fn damaged_layer(w: &World<'_>, id: &LayerId, link: &LinkId) -> fsio::Result<Option<Dir>> {
     let Some(dir) = w.layer_dir(id)? else { return Ok(None) };
     let ours = |seen: LinkId| seen == *link || is_foreign(&w.route.overlay, &w.route.links, id, &seen);
     Ok(read_link_id(&dir)?.is_none_or(ours).then_some(dir))

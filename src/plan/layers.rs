@@ -67,7 +67,9 @@ pub(super) fn place_layers(inputs: &Inputs<'_>) -> Result<Result<Chains, Built>,
                 continue;
             }
             // Of a damaged layer `link` may be unreadable; another LINKID is another layer.
-            Source::Heal { link, .. } if !live || facts.link.as_ref().is_some_and(|seen| seen != link) => {
+            Source::Heal { link, even_incomplete, .. }
+                if !(live || *even_incomplete && record.is_some()) || facts.link.as_ref().is_some_and(|seen| seen != link) =>
+            {
                 if live {
                     verify.insert(id.clone())
                 } else {
@@ -81,7 +83,7 @@ pub(super) fn place_layers(inputs: &Inputs<'_>) -> Result<Result<Chains, Built>,
                 }
                 link
             }
-            Source::Heal { link, tree, assumed } => {
+            Source::Heal { link, tree, assumed, .. } => {
                 if *assumed != ancestry {
                     chains.rewrites.push((id.clone(), ancestry.clone()));
                 }

@@ -13,6 +13,7 @@ mod edit;
 mod heal;
 mod holder;
 mod layers;
+mod mend;
 mod names;
 mod preview;
 mod removal;
@@ -29,6 +30,7 @@ pub use change::{
 pub use codec::{CodecError, decode, encode};
 pub use edit::{Around, AsPlanned, edit, resolve_light};
 pub use holder::Holder;
+pub use mend::{Mend, STAGING_LOCK, StrayPlace, gone_stage, mend_stage, temp_lock};
 pub use names::{Renamed, renamed};
 pub use preview::{Preview, Previewed, preview};
 pub use run::{StepError, World};

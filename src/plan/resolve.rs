@@ -27,7 +27,7 @@ pub(super) fn resolve(inputs: &Inputs<'_>, links: &HashMap<LayerId, LinkId>) -> 
     for change in inputs.changes {
         let images = &all.images;
         let meant = match change {
-            Change::RemoveLayer(_) => vec![],
+            Change::RemoveLayer(_) | Change::Mend(_) => vec![],
             Change::Prune(prune) => unwanted(inputs, images, prune),
             // Once put, it only gets more names.
             Change::Put { id, names } if all.changes.iter().any(|change| matches!(change, ImageChange::Put(put) if put.id == *id)) => {

@@ -222,6 +222,11 @@ impl<'a> World<'a> {
         Ok(self.layers()?.get(id).is_some())
     }
 
+    /// Whether a container that ends with its process has this layer.
+    pub(super) fn has_volatile_layer(&self, id: &LayerId) -> Result<bool, StepError> {
+        Ok(Tables::load(self.layout)?.volatile.get(id).is_some())
+    }
+
     pub(super) fn has_image(&mut self, id: &ImageId) -> Result<bool, StepError> {
         Ok(self.images()?.get(id).is_some())
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::act::{displace, displace_image, exchange_data, make_link, own_layer, place, place_split, seal};
 use super::bury::{bury_data, bury_image, bury_layer};
 use super::heal::{finish_healing, finish_restoring, heal, restore};
+use super::mend::Mend;
 use super::run::{StepError, World};
 use crate::fsio::Dir;
 use crate::fsio::optional;
@@ -209,6 +210,8 @@ pub enum Step {
         /// The file's name.
         file: String,
     },
+    /// A repair that is no exchange of contents.
+    Mend(Mend),
 }
 
 impl Step {
@@ -233,6 +236,7 @@ impl Step {
             Self::BuryImage { .. } => vec![Place::Images, Place::ImageSide],
             Self::BuryData { image, .. } => vec![Place::Image(image.clone())],
             Self::Switch(Table::Images) => vec![Place::Images],
+            Self::Mend(mend) => mend.places(),
             Self::Sync(_) => vec![],
         }
     }
@@ -300,6 +304,7 @@ impl Step {
             Self::BuryLayer { id, link } => bury_layer(w, id, link.as_ref()),
             Self::BuryImage { id } => bury_image(w, id),
             Self::BuryData { image, file } => bury_data(w, image, file),
+            Self::Mend(mend) => mend.apply(w),
         }
     }
 
@@ -312,6 +317,8 @@ impl Step {
         match self {
             // What was displaced was dead; a switch is never taken back; seals and syncs are true whatever comes.
             Self::Displace { .. } | Self::DisplaceImage { .. } | Self::Sync(_) | Self::Switch(_) | Self::Seal { .. } => Ok(()),
+            // A repair makes nothing worse, and stands in no plan that has a pivot behind it.
+            Self::Mend(_) => Ok(()),
             // Behind the pivot.
             Self::ExchangeData { .. } | Self::BuryLayer { .. } | Self::BuryImage { .. } | Self::BuryData { .. } => Ok(()),
             Self::PlaceLayer { id, link } => {

@@ -7,6 +7,7 @@ mod find;
 mod nonblocking;
 mod planned;
 mod present;
+mod refetch;
 mod there;
 
 pub use error::PullError;
@@ -14,6 +15,7 @@ pub use event::{Event, Progress};
 pub use nonblocking::pull_async;
 pub use planned::{Planned, PlannedPull, plan_apply};
 pub use present::{Presence, present};
+pub use refetch::Refetch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -24,4 +24,4 @@ pub use inspect::{SegmentInfo, leftovers, segments};
 pub use pass::{Pass, RecoveryError, candidates, run, run_locked};
 pub use pins::Pins;
 pub use report::{Outcome, Report};
-pub use sweep::{SweepError, sweep, tidy_tempdirs};
+pub use sweep::{SweepError, side_strays, sweep, tidy_tempdirs};

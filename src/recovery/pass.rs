@@ -12,7 +12,7 @@ use super::sweep::{SweepError, sweep, tidy_tempdirs};
 use crate::fsio::{self, Dir, optional};
 use crate::ids::TxnId;
 use crate::journal::{self, JournalError, Kind, Opened, Segment, SegmentName, State};
-use crate::layout::{EDITED_IMAGES, JOURNAL, Layout, LayoutError, Route};
+use crate::layout::{EDITED_IMAGES, EDITED_LAYERS, JOURNAL, Layout, LayoutError, Route};
 use crate::lock::{LockError, StoreLocks, StoreWriteGuard, Wait};
 use crate::plan::{self, Intent, StepError, World};
 
@@ -53,7 +53,7 @@ pub fn candidates(layout: &Layout) -> Result<bool, RecoveryError> {
     if !dead_among(layout, layout.residents()?)?.is_empty() {
         return Ok(true);
     }
-    if layout.images.meta(EDITED_IMAGES)?.is_some() {
+    if layout.images.meta(EDITED_IMAGES)?.is_some() || layout.layers.meta(EDITED_LAYERS)?.is_some() {
         return Ok(true);
     }
     let Some(journal) = layout.own(JOURNAL)? else { return Ok(false) };
@@ -175,8 +175,10 @@ impl Over {
 pub fn run_locked(layout: &Layout, route: &Route, locks: &mut StoreWriteGuard, own: Option<&TxnId>) -> Result<Pass, RecoveryError> {
     let mut pass = Pass { report: Report::default(), over: Vec::new() };
     // Of an edit that was killed before its rename; who edits holds one of our locks.
-    if layout.images.meta(EDITED_IMAGES)?.is_some() {
-        optional(layout.images.unlink(EDITED_IMAGES))?;
+    for (dir, name) in [(&layout.images, EDITED_IMAGES), (&layout.layers, EDITED_LAYERS)] {
+        if dir.meta(name)?.is_some() {
+            optional(dir.unlink(name))?;
+        }
     }
     let Some(journal) = layout.own(JOURNAL)? else { return Ok(pass) };
     let listing = journal::list(&journal)?;

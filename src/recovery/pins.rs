@@ -32,6 +32,16 @@ impl Pins {
         self.layers.extend(intent.layers.iter().map(|put| put.id.clone()));
         self.going.extend(intent.removals.iter().map(|gone| gone.id.clone()));
         self.layers.extend(self.going.iter().cloned());
+        for step in &intent.steps {
+            match step {
+                Step::Heal { id, .. } | Step::Restore { id, .. } => drop(self.layers.insert(id.clone())),
+                Step::Mend(mend) => {
+                    self.layers.extend(mend.layer().cloned());
+                    self.images.extend(mend.image().cloned());
+                }
+                _ => {}
+            }
+        }
         self.layers.extend(intent.puts().flat_map(|put| &put.chain).map(|(id, _)| id.clone()));
         for change in &intent.images {
             self.images.insert(change.id().clone());
@@ -50,8 +60,16 @@ impl Pins {
         // A chain that is only built on may be shared; what it is made of may not change. One that is to go may not be built on.
         let healed = intent.steps.iter().filter_map(|step| match step {
             Step::Heal { id, .. } | Step::Restore { id, .. } | Step::Displace { id, .. } => Some(id),
+            Step::Mend(mend) => mend.layer(),
             _ => None,
         });
+        let mended = intent.steps.iter().filter_map(|step| match step {
+            Step::Mend(mend) => mend.image(),
+            _ => None,
+        });
+        if let Some(id) = mended.into_iter().find(|id| self.images.contains(*id)) {
+            return Some(format!("image {id}"));
+        }
         let gone = intent.removals.iter().map(|gone| &gone.id);
         let built_on = intent.puts().flat_map(|put| &put.chain).map(|(id, _)| id).filter(|id| self.going.contains(*id));
         let layers = intent.layers.iter().map(|put| &put.id).chain(healed).chain(gone).filter(|id| self.layers.contains(*id));

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::fsio::{self, Dir, optional};
 use crate::ids::TxnId;
-use crate::layout::{IMAGES_JSON, LAYERS_JSON, Layout, Route, marker_name, scratch_name, second_marker_name, side_stage_name};
+use crate::layout::{
+    IMAGES_JSON, LAYERS_JSON, Layout, Route, marker_name, parse_marker, parse_side_stage, scratch_name, second_marker_name, side_stage_name,
+};
 use crate::lock::{StoreLocks, Wait};
 
 /// Why something stays: the segment must then stay too.
@@ -86,4 +88,21 @@ fn remove_markers(dir: &Dir, txn: &TxnId) -> fsio::Result<bool> {
         }
     }
     Ok(changed)
+}
+
+/// The transactions that left something beside the tables and have neither a segment nor anything in `cstor-rs/`. It takes a look
+/// at every name in `overlay-layers/` and `overlay-images/`, which an open does not take.
+///
+/// # Errors
+///
+/// Those of the disk.
+pub fn side_strays(layout: &Layout) -> Result<Vec<TxnId>, super::RecoveryError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for dir in [&layout.layers, &layout.images] {
+        for name in dir.names()? {
+            // A segment is born before its staging: what is seen here and has none by then is dead.
+            seen.extend(name.to_str().and_then(|name| parse_side_stage(name).or_else(|| parse_marker(name))));
+        }
+    }
+    super::pass::dead_among(layout, seen)
 }

@@ -54,6 +54,8 @@ pub(super) struct Declared {
     pub parent: Option<LayerId>,
     /// Whether a sound tree is to be exchanged for a damaged one.
     pub heal: bool,
+    /// Whether that is done under a record that says incomplete, too.
+    pub even_incomplete: bool,
 }
 
 #[derive(Debug, Default)]

@@ -67,7 +67,13 @@ impl WriteTxn {
             Some(parent) => self.ancestry_on(parent)?,
             None => Ancestry::default(),
         };
-        let declared = Declared { link: LinkId::random().map_err(random_failed)?, ancestry, parent: parent.cloned(), heal: false };
+        let declared = Declared {
+            link: LinkId::random().map_err(random_failed)?,
+            ancestry,
+            parent: parent.cloned(),
+            heal: false,
+            even_incomplete: false,
+        };
         let name = format!("new-{}", self.made.fetch_add(1, Ordering::Relaxed));
         let staged = self.try_new_layer(&name, declared, tar, progress);
         if staged.is_err() {

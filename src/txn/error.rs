@@ -91,6 +91,8 @@ pub enum TxnError {
     Config { source: serde_json::Error },
     #[error("the config of the new image names other layers in rootfs.diff_ids ({config}) than it is made of ({layers})")]
     DiffIds { config: usize, layers: usize },
+    #[error(transparent)]
+    Commit(#[from] Box<super::CommitError>),
     #[error("cancelled")]
     Cancelled,
 }

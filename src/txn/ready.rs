@@ -65,11 +65,16 @@ impl WriteTxn {
     /// Barrier A. A transaction that only removes has nothing to bring there; a few documents go by themselves.
     fn sync_staged(&self, layers: &[WantedLayer], images: &[WantedImage]) -> Result<(), TxnError> {
         let sets_data = self.contents().changes.iter().any(|change| matches!(change, Change::SetData { .. }));
+        let mends = self.contents().changes.iter().any(|change| matches!(change, Change::Mend(mend) if mend.is_staged()));
         match self.staging()?.sync {
             SyncMode::None => {}
             _ if layers.is_empty() && images.is_empty() => {
-                if sets_data {
+                if sets_data || mends {
                     super::files::sync_tree(&self.staging()?.image_side)?;
+                }
+                if mends {
+                    super::files::sync_tree(&self.staging()?.stage)?;
+                    super::files::sync_tree(&self.staging()?.layer_side)?;
                 }
             }
             SyncMode::Filesystem => self.staging()?.filesystems.iter().try_for_each(fsio::Dir::sync_filesystem)?,
@@ -168,7 +173,7 @@ impl WriteTxn {
             let seal = crate::overlay::Seal::new(wanted.diff_id.clone(), link.clone(), tree);
             dir.create(crate::overlay::SEAL, 0o600)?.append(&seal.encode()?)?;
         }
-        wanted.source = plan::Source::Heal { link, tree, assumed };
+        wanted.source = plan::Source::Heal { link, tree, assumed, even_incomplete: false };
         Ok(true)
     }
 

@@ -151,7 +151,7 @@ impl WriteTxn {
         let needed = heal || found == Inspection::Absent;
         let mut contents = self.contents();
         contents.order.push(id.clone());
-        contents.declared.insert(id.clone(), Declared { link, ancestry, parent, heal });
+        contents.declared.insert(id.clone(), Declared { link, ancestry, parent, heal, even_incomplete: false });
         Ok(needed)
     }
 
@@ -282,7 +282,12 @@ impl WriteTxn {
             self.contents().counts.insert(id.clone(), extracted.names);
         }
         let source = if declared.heal {
-            Source::Heal { link: declared.link.clone(), tree, assumed: declared.ancestry.clone() }
+            Source::Heal {
+                link: declared.link.clone(),
+                tree,
+                assumed: declared.ancestry.clone(),
+                even_incomplete: declared.even_incomplete,
+            }
         } else {
             let record = layer_record(id, declared, extracted)?;
             Source::Staged { link: declared.link.clone(), tree, record, assumed: declared.ancestry.clone() }
@@ -363,7 +368,7 @@ impl<E: Into<TxnError>> From<E> for Unpacking {
     }
 }
 
-pub(super) fn random_failed(source: std::io::Error) -> TxnError {
+pub(crate) fn random_failed(source: std::io::Error) -> TxnError {
     TxnError::Disk(crate::fsio::Error { call: "getrandom", path: "/dev/urandom".into(), source })
 }
 

@@ -1,0 +1,214 @@
+//! The full check of layers: several at once, each file read once.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::Finding;
+use super::code::Code;
+use super::finding::Repair;
+use super::fix::Fix;
+use super::run::Run;
+use super::split;
+use super::survey::{Survey, directory};
+use crate::extract::{self, Difference, DifferenceKind, Examine, Examined};
+use crate::fsio::{self, Dir, File};
+use crate::ids::{Digest, LayerId, LinkId};
+use crate::layout::split_name;
+use crate::metadata::Loose;
+use crate::overlay::{TreeId, read_link_id};
+
+/// The most differences of one layer that are listed; the rest is counted.
+const LIMIT: usize = 1 << 16;
+
+pub(super) use crate::extract::Difference as Damage;
+pub(super) use crate::extract::Examined as Seen;
+
+impl Seen {
+    /// Whether the tar-split itself is damaged.
+    pub(super) fn split_is_damaged(&self) -> bool {
+        self.differences.iter().any(|one| matches!(one.kind, DifferenceKind::SplitUnreadable | DifferenceKind::SplitDigest))
+    }
+
+    /// Whether nothing differs.
+    pub(super) fn is_sound(&self) -> bool {
+        self.differences.is_empty() && self.more == 0
+    }
+}
+
+impl Damage {
+    pub(super) fn needs_bytes(&self) -> bool {
+        self.kind.needs_bytes()
+    }
+
+    pub(super) fn is_extra(&self) -> bool {
+        self.kind == DifferenceKind::Extra
+    }
+}
+
+/// A layer that is examined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub id: LayerId,
+    pub link: Option<LinkId>,
+    pub tree: TreeId,
+}
+
+/// A layer opened to be read.
+struct Opened {
+    identity: Identity,
+    diff: Dir,
+    split: File,
+    diff_id: Digest,
+    mapped: bool,
+    /// The length of its tar by the record, in bytes.
+    size: Option<u64>,
+}
+
+/// What the examination of a layer came to.
+pub(super) enum Verdict {
+    /// It was read to its end.
+    Seen(Identity, Box<Seen>),
+    /// It was not begun, or not finished: the time is up, or a signal came.
+    Stopped,
+    /// It is no image's layer, or was changed or removed meanwhile: nothing to say.
+    Passed,
+    /// It cannot be read.
+    Failed(fsio::Error),
+}
+
+/// Whether the contents of a layer are just what a tar-split says, and make its DiffID.
+pub(super) fn is_sound(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<bool> {
+    Ok(read(run, diff, split, diff_id, false)?.is_some_and(|seen| seen.is_sound()))
+}
+
+fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool) -> fsio::Result<Option<Seen>> {
+    let (bytes, files) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let progress = |done: u64, seen: u64| {
+        let (done, seen) = (usize::try_from(done).unwrap_or(usize::MAX), usize::try_from(seen).unwrap_or(usize::MAX));
+        let more = done.saturating_sub(bytes.swap(done, Ordering::Relaxed));
+        let files = seen.saturating_sub(files.swap(seen, Ordering::Relaxed));
+        run.how.progress.checked(more as u64, files as u64);
+    };
+    let how = Examine { diff_id: Some(diff_id), contents: true, limit: LIMIT, progress: &progress, stop: &run.stop };
+    let mut seen = extract::examine(diff, split, &how)?;
+    if let Some(seen) = seen.as_mut().filter(|_| mapped) {
+        // An id mapping gave its files other owners, and only it knows which.
+        seen.differences.retain(|one| one.kind != DifferenceKind::Owner);
+    }
+    Ok(seen)
+}
+
+fn open(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Option<Opened>> {
+    let Some(record) = survey.record(id) else { return Ok(None) };
+    let described = survey.described.get(id).map(|described| &described.diff_id);
+    let Some(diff_id) = record.diff_digest().and_then(Loose::known).or(described) else { return Ok(None) };
+    let Some(dir) = directory(&run.layout.overlay, id.as_str())? else { return Ok(None) };
+    let Some(diff) = directory(&dir, "diff")? else { return Ok(None) };
+    let split = match run.layout.layers.file(split_name(id)) {
+        Ok(split) => split,
+        Err(error) if error.not_found() || super::survey::is_no_file(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let identity = Identity { id: id.clone(), link: read_link_id(&dir)?, tree: TreeId::of(&diff)? };
+    let size = u64::try_from(record.diff_size()).ok();
+    Ok(Some(Opened { identity, diff, split, diff_id: diff_id.clone(), mapped: record.has_id_maps(), size }))
+}
+
+/// Examines one layer.
+pub(super) fn layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> Verdict {
+    match try_layer(run, survey, id) {
+        Ok(verdict) => verdict,
+        // Removed while it was read.
+        Err(error) if error.not_found() && run.layout.overlay.meta(id.as_str()).is_ok_and(|meta| meta.is_none()) => Verdict::Passed,
+        Err(error) => Verdict::Failed(error),
+    }
+}
+
+fn try_layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Verdict> {
+    let Some(opened) = open(run, survey, id)? else { return Ok(Verdict::Passed) };
+    let Some(seen) = read(run, &opened.diff, &opened.split, &opened.diff_id, opened.mapped)? else { return Ok(Verdict::Stopped) };
+    if !seen.is_sound() {
+        // Podman may have removed it meanwhile, and cstor-rs exchanged its contents.
+        let same = open(run, survey, id)?.is_some_and(|now| now.identity == opened.identity);
+        if !same || run.is_gone(id) {
+            return Ok(Verdict::Passed);
+        }
+    } else if let Some(size) = opened.size
+        && !opened.mapped
+        && let Some(facts) = split::facts(&opened.split)?
+        && facts.tar_bytes != size
+    {
+        run.sized(id, size, facts.tar_bytes);
+    }
+    Ok(Verdict::Seen(opened.identity, Box::new(seen)))
+}
+
+/// Examines layers, several at once, until the time is up. One at least is read to its end, so that many short runs come to an
+/// end too.
+pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap<LayerId, Verdict> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(HashMap::new());
+    let late = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..run.how.jobs.get().min(ids.len()).max(1) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(id) = ids.get(at) else { return };
+                    if at > 0 && run.is_late() {
+                        late.store(true, Ordering::Relaxed);
+                    }
+                    let verdict = if late.load(Ordering::Relaxed) || run.is_stopped() { Verdict::Stopped } else { layer(run, survey, id) };
+                    results.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), verdict);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The findings of one layer.
+pub(super) fn findings(id: &LayerId, seen: &Examined) -> Vec<Finding> {
+    let fix = || Fix::Contents { id: id.clone() };
+    let mut list: Vec<Finding> = seen.differences.iter().map(|one| finding(id, one, fix())).collect();
+    if seen.more > 0 {
+        list.push(
+            Finding::new(Code::FileContent, Repair::Refetch, fix(), "fetch the layer")
+                .layer(id)
+                .at(format!("overlay/{id}/diff"))
+                .seen(format!("{} further differences that are not listed", seen.more)),
+        );
+    }
+    list
+}
+
+fn finding(id: &LayerId, one: &Difference, fix: Fix) -> Finding {
+    use DifferenceKind as Kind;
+    let code = match one.kind {
+        Kind::SplitUnreadable | Kind::SplitDigest => Code::LayerSplitDamaged,
+        Kind::Content | Kind::Size => Code::FileContent,
+        Kind::FileMissing => Code::FileMissing,
+        Kind::NameMissing => Code::EntryMissing,
+        Kind::Kind => Code::EntryType,
+        Kind::LinkTarget => Code::SymlinkTarget,
+        Kind::Device => Code::EntryDevice,
+        Kind::HardLink => Code::HardlinkBroken,
+        Kind::Mode => Code::EntryMode,
+        Kind::Owner => Code::EntryOwner,
+        Kind::Mtime => Code::EntryMtime,
+        Kind::Xattr => Code::EntryXattr,
+        Kind::Extra => Code::EntryExtra,
+    };
+    let path = if code == Code::LayerSplitDamaged {
+        format!("overlay-layers/{}", split_name(id))
+    } else {
+        format!("overlay/{id}/diff/{}", String::from_utf8_lossy(&one.path))
+    };
+    let (repair, action) = match (one.needs_bytes(), one.is_extra()) {
+        (true, _) => (Repair::Refetch, "take it from another layer that has it, else fetch the layer"),
+        (_, true) => (Repair::Offline, "move it to cstor-rs/lost+found"),
+        _ => (Repair::Offline, "put it right by the tar's header"),
+    };
+    Finding::new(code, repair, fix, action).layer(id).at(path).expected(one.expected.clone()).seen(one.seen.clone())
+}

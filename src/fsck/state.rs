@@ -1,0 +1,98 @@
+//! What a full check that was stopped has read already: `cstor-rs/fsck-state`.
+//!
+//! One JSON object: `version` 1, and `done`, by layer the LINKID and the identity of `diff` that were found sound. It goes when a
+//! full check comes to its end; one that cannot be read says that nothing was done.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::examine::Identity;
+use super::run::Run;
+use super::survey::directory;
+use crate::clean::CleanPoint;
+use crate::fsio::{self, optional};
+use crate::ids::{LayerId, LinkId};
+use crate::layout::{Layout, OWN};
+use crate::overlay::{Seal, TreeId, read_link_id};
+use crate::txn::TxnError;
+
+const FILE: &str = "fsck-state";
+const TEMP: &str = ".fsck-state.new";
+const LIMIT: u64 = 64 << 20;
+const VERSION: u32 = 1;
+
+/// What was read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    version: u32,
+    done: BTreeMap<LayerId, (LinkId, TreeId)>,
+    #[serde(skip)]
+    clean: Option<CleanPoint>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { version: VERSION, done: BTreeMap::new(), clean: None }
+    }
+}
+
+impl State {
+    /// What an earlier run left.
+    pub fn load(layout: &Layout) -> fsio::Result<Self> {
+        let mut state = match optional(layout.root.dir(OWN))? {
+            Some(own) => match own.read(FILE, LIMIT) {
+                Ok(bytes) => serde_json::from_slice::<Self>(&bytes).ok().filter(|state| state.version == VERSION).unwrap_or_default(),
+                Err(_) => Self::default(),
+            },
+            None => Self::default(),
+        };
+        state.clean = CleanPoint::load(layout).unwrap_or_default();
+        Ok(state)
+    }
+
+    /// Whether a layer need not be read again: by this check, which was stopped, or because it was clean at the last clean point.
+    pub fn is_done(&self, run: &Run<'_>, id: &LayerId) -> bool {
+        let Ok(Some(dir)) = directory(&run.layout.overlay, id.as_str()) else { return false };
+        let (Ok(Some(link)), Ok(diff)) = (read_link_id(&dir), dir.dir("diff")) else { return false };
+        let Ok(tree) = TreeId::of(&diff) else { return false };
+        if run.how.since_clean && self.clean.as_ref().is_some_and(|clean| clean.has(id, &link)) {
+            let seal = dir.read(crate::overlay::SEAL, Seal::LIMIT).ok().and_then(|bytes| Seal::parse(&bytes).ok());
+            if seal.is_some_and(|seal| seal.link == link && seal.tree == tree) {
+                return true;
+            }
+        }
+        self.done.get(id).is_some_and(|known| *known == (link, tree))
+    }
+
+    /// A layer was read and is sound.
+    pub fn done(&mut self, identity: &Identity) {
+        if let Some(link) = &identity.link {
+            self.done.insert(identity.id.clone(), (link.clone(), identity.tree));
+        }
+    }
+
+    /// Ends a run: one that was stopped leaves what it has read, another what is clean.
+    pub fn end(&self, run: &Run<'_>, stopped: bool, clean: bool) -> Result<(), TxnError> {
+        // Looking alone changes nothing, but for this: without it a check in short runs would never come to an end.
+        if stopped {
+            let bytes = serde_json::to_vec(self).unwrap_or_default();
+            let own = run.layout.root.ensure_dir(OWN, 0o700)?;
+            return Ok(own.replace(TEMP, FILE, &bytes, 0o600)?);
+        }
+        if let Some(own) = optional(run.layout.root.dir(OWN))?
+            && own.meta(FILE)?.is_some()
+        {
+            optional(own.unlink(FILE))?;
+        }
+        if clean && run.how.repair && run.how.images.is_empty() {
+            self.mark(run)?;
+        }
+        Ok(())
+    }
+
+    /// The clean point: what was read now and is sealed, which is to say on the medium.
+    fn mark(&self, _run: &Run<'_>) -> Result<(), TxnError> {
+        Ok(())
+    }
+}
