@@ -88,9 +88,14 @@ pub fn healed(injury: &Injury, place: Place) -> Result<(), String> {
             }
         }
         Repair::Refetch(_) => {
+            let damaged = hurt.before.differing(&Snapshot::of(&place.root()), injury.exempt);
             let said = repair(&[]);
             assert_eq!(said.code.map(|code| code & REMAINS), Some(REMAINS), "{}: offline: {said:#?}", injury.name);
             assert_kept(&hurt, injury.name);
+            // What cannot be healed is not made worse.
+            let now = hurt.before.differing(&Snapshot::of(&place.root()), injury.exempt);
+            let more: Vec<_> = now.difference(&damaged).collect();
+            assert!(more.is_empty(), "{}: --repair alone damaged {more:#?}", injury.name);
             return refetched(&hurt, injury);
         }
         Repair::Prune => {

@@ -1,8 +1,9 @@
 //! Injuries of the contents of files.
 
 use std::fs;
+use std::path::Path;
 
-use super::target::{At, collect, cut, empty, flip, nul, quietly, remove, rot};
+use super::target::{At, collect, cut, empty, flip, has_xattr, nul, quietly, remove, rot};
 use super::{Fetch, Injury};
 
 const ROW: &str = "file content, size, missing file";
@@ -18,8 +19,9 @@ pub const ALL: &[Injury] = &[
     content("files-all-emptied", |t| {
         let mut all = Vec::new();
         collect(&t.diff(At::Middle), &mut all)?;
-        let full = |meta: &fs::Metadata| meta.is_file() && meta.len() > 0;
-        for (path, meta) in all.into_iter().filter(|(_, meta)| full(meta)) {
+        // The kernel takes a capability away with the bytes.
+        let full = |path: &Path, meta: &fs::Metadata| meta.is_file() && meta.len() > 0 && !has_xattr(path, "security.capability");
+        for (path, meta) in all.into_iter().filter(|(path, meta)| full(path, meta)) {
             // A hard link is emptied with its file.
             if fs::symlink_metadata(&path).is_ok_and(|now| now.len() == meta.len()) {
                 quietly(&path, empty)?;

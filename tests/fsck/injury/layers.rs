@@ -1,7 +1,7 @@
 //! Injuries of a layer's directory.
 
 use super::target::{At, remove, remove_all};
-use super::{Fetch, Injury};
+use super::{Fetch, Injury, Repair};
 
 const ROW: &str = "layer directory missing";
 const PARTS: &str = "work or empty of a layer missing";
@@ -24,7 +24,8 @@ pub const ALL: &[Injury] = &[
     .refetch(Fetch::Layer(At::Middle)),
     Injury::quick(ROW, "diff-missing", &["layer-diff-missing"], |t| remove_all(&t.diff(At::Middle))).refetch(Fetch::Layer(At::Middle)),
     Injury::quick(PARTS, "empty-missing", &["layer-empty-missing"], |t| remove_all(&t.dir(At::Base).join("empty"))),
-    Injury::quick(PARTS, "work-missing", &["layer-work-missing"], |t| remove_all(&t.dir(At::Middle).join("work"))),
+    // No program mounts an image's layer to write to it.
+    Injury::quick(PARTS, "work-missing", &[], |t| remove_all(&t.dir(At::Middle).join("work"))).repair(Repair::Harmless),
 ];
 
 const fn missing(name: &'static str, hurt: super::Hurt) -> Injury {

@@ -59,8 +59,14 @@ pub const ALL: &[Injury] = &[
         at(&link, fs::create_dir(&link))
     }),
     Injury::quick(LINK, "link-foreign", &["layer-link-foreign"], |t| write(&link(t, At::Middle), &t.link(At::Base)?)),
-    Injury::quick(LINK, "link-and-entry-lost", &["layer-link-lost"], |t| both_lost(t, At::Middle)).exempt(LINKS),
-    Injury::quick(LINK, "link-and-entry-lost-base", &["layer-link-lost"], |t| both_lost(t, At::Base)).exempt(LINKS),
+    // What the layers above call it in their `lower` is still known.
+    Injury::quick(LINK, "link-and-entry-lost", &["layer-link-bad"], |t| both_lost(t, At::Middle)),
+    Injury::quick(LINK, "link-and-entry-lost-base", &["layer-link-bad"], |t| both_lost(t, At::Base)),
+    Injury::quick(LINK, "link-and-entry-and-lowers-lost", &["layer-link-lost"], |t| {
+        both_lost(t, At::Middle)?;
+        empty(&lower(t, "lower"))
+    })
+    .exempt(LINKS),
     Injury::quick(LINK, "link-and-entry-lost-top", &["layer-link-lost"], |t| both_lost(t, At::Top)).exempt(LINKS),
     Injury::quick(LOWER, "lower-empty", &["layer-lower-wrong"], |t| empty(&lower(t, "lower"))),
     Injury::quick(LOWER, "lower-missing", &["layer-lower-missing"], |t| remove(&lower(t, "lower"))),
