@@ -26,7 +26,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// In hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
@@ -43,7 +44,8 @@ fn text<'a>(record: &'a Value, key: &str) -> &'a str {
     record.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn base64(text: &str) -> Result<Vec<u8>, String> {
+/// The bytes of a base64 text.
+pub fn base64(text: &str) -> Result<Vec<u8>, String> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut bits, mut count, mut out) = (0u32, 0, Vec::new());
     for byte in text.bytes().filter(|byte| *byte != b'=') {
@@ -135,7 +137,8 @@ struct Look<'a> {
     lines: Vec<String>,
 }
 
-fn xattrs(path: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
+/// Every extended attribute.
+pub fn xattrs(path: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
     let mut names = vec![0; 1 << 16];
     let len = match rustix::fs::llistxattr(path, &mut names[..]) {
         Err(rustix::io::Errno::OPNOTSUPP) => 0,

@@ -154,6 +154,17 @@ impl Registry {
         digest
     }
 
+    /// The bytes of a blob that is kept.
+    pub fn blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.state(|s| s.blobs.get(digest.as_str()).map(|bytes| bytes.to_vec()))
+    }
+
+    /// The bytes of a manifest that is kept under any name.
+    pub fn manifest(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let end = format!("/{digest}");
+        self.state(|s| s.manifests.iter().find(|(key, _)| key.ends_with(&end)).map(|(_, (_, bytes))| bytes.to_vec()))
+    }
+
     /// The next `times` answers to paths that contain `path_part` go wrong like this. The first rule that
     /// matches and is not used up counts.
     pub fn script(&self, path_part: impl AsRef<str>, times: u32, fault: Fault) -> &Self {
