@@ -31,6 +31,6 @@ mod verify;
 
 pub use decompress::Compression;
 pub use error::ExtractError;
-pub use examine::{Difference, DifferenceKind, Examine, Examined, examine};
+pub use examine::{Difference, DifferenceKind, Examine, Examined, Mended, examine, mend_attributes};
 pub use layer::{Extracted, Options, layer};
 pub use verify::{Depth, verify};

@@ -35,7 +35,7 @@ pub(super) fn make_in(root: &Dir, path: &Cleaned, names: &mut u64) -> fsio::Resu
 }
 
 /// mkdir(2) hands the setgid bit and the group of a setgid directory down. Go changes the owner and leaves the bit.
-fn make(parent: &Dir, name: &OsStr) -> fsio::Result<Dir> {
+pub(super) fn make(parent: &Dir, name: &OsStr) -> fsio::Result<Dir> {
     const SETGID: u32 = 0o2000;
     let inherited = parent.own_meta()?.mode & SETGID;
     let dir = parent.mkdir(name, 0o755 | inherited)?;

@@ -36,13 +36,6 @@ struct Node {
     merged: bool,
 }
 
-/// Members that share an inode.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Group {
-    /// The last of them: what its header says holds for all.
-    pub last: u32,
-}
-
 /// What becomes of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -61,7 +54,8 @@ pub(super) enum Role {
 pub(super) struct Plan {
     keys: Keys,
     nodes: HashMap<u64, Node>,
-    groups: Vec<Group>,
+    /// The last member of each group: what its header says holds for all names of the inode.
+    groups: Vec<u32>,
     /// Whether members lie behind links, and whether links were replaced: where such a link led is not known any more.
     behind_links: bool,
     links_gone: bool,
@@ -72,7 +66,8 @@ impl Plan {
         &self.keys
     }
 
-    pub(super) fn group(&self, group: u32) -> Group {
+    /// The last member of a group.
+    pub(super) fn last_of(&self, group: u32) -> u32 {
         (group as usize).checked_sub(1).and_then(|at| self.groups.get(at)).copied().unwrap_or_default()
     }
 
@@ -176,7 +171,7 @@ impl Plan {
         let chain = self.keys.chain(&self.place(root, target)?);
         let Some(node) = self.alive(&chain).copied() else { return Ok((0, What::Leaf)) };
         let group = if node.group == 0 {
-            self.groups.push(Group::default());
+            self.groups.push(index);
             let group = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
             if let Some(target) = chain.last().and_then(|own| self.nodes.get_mut(own)) {
                 target.group = group;
@@ -185,8 +180,8 @@ impl Plan {
         } else {
             node.group
         };
-        if let Some(group) = (group as usize).checked_sub(1).and_then(|at| self.groups.get_mut(at)) {
-            group.last = index;
+        if let Some(last) = (group as usize).checked_sub(1).and_then(|at| self.groups.get_mut(at)) {
+            *last = index;
         }
         Ok((group, node.what))
     }
