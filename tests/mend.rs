@@ -337,3 +337,27 @@ fn a_tar_split_that_cannot_be_read_is_refused() {
     fs::write(lab.path("side/split"), b"").unwrap();
     assert!(matches!(mend(&lab, &[]), Mended::Refused { path, .. } if path.is_empty()));
 }
+
+#[test]
+fn whiteouts_as_fuse_overlayfs_keeps_them_are_sound() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::with(&everything());
+    keeping_times(&lab.path("diff"), |root| {
+        for (device, file) in [("d/gone", "d/.wh.gone"), ("top", ".wh.top")] {
+            fs::remove_file(root.join(device)).unwrap();
+            fs::write(root.join(file), b"").unwrap();
+        }
+        rustix::fs::removexattr(root.join("o"), "trusted.overlay.opaque").unwrap();
+        fs::write(root.join("o/.wh..wh..opq"), b"").unwrap();
+    });
+    assert_eq!(found(&lab), []);
+    let before = snapshot(&lab.path("diff"), &[]);
+    assert_eq!(mend(&lab, &[]), Mended::Done { changed: 0 });
+    // The same where something else is to be mended.
+    chown(&lab.path("diff/sym"), 7, 7);
+    assert_eq!(found(&lab).len(), 1);
+    assert_eq!(mend(&lab, &[]), Mended::Done { changed: 1 });
+    assert_eq!(snapshot(&lab.path("diff"), &[]), before);
+}

@@ -36,6 +36,12 @@ struct Node {
     merged: bool,
 }
 
+impl Node {
+    fn new(index: u32, removal: u32, what: What) -> Self {
+        Self { any: index, removal, group: 0, what, opaque: false, merged: false }
+    }
+}
+
 /// What becomes of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -106,6 +112,7 @@ impl Plan {
         if entry.kind == EntryKind::GlobalHeader {
             return Ok(());
         }
+        let plain = parent.clone().join(&name);
         let (name, what) = match Whiteout::parse(&name) {
             Some(Whiteout::Of(hidden)) => (hidden.to_owned(), What::Whiteout),
             _ => (name, Self::what(entry)),
@@ -117,6 +124,12 @@ impl Plan {
         if !self.imply(index, &chain) {
             return Ok(());
         }
+        if name == ".wh..wh..opq" || what == What::Whiteout {
+            // Where overlay is a program (fuse-overlayfs), it is a file.
+            if let Some(own) = self.keys.chain(&self.place(root, plain)?).pop() {
+                self.nodes.entry(own).or_insert(Node::new(index, 0, What::Leaf));
+            }
+        }
         if name == ".wh..wh..opq" {
             if let Some(node) = above.last().and_then(|key| self.nodes.get_mut(key)) {
                 node.opaque = true;
@@ -126,7 +139,7 @@ impl Plan {
         let before = self.alive(&chain).copied();
         self.links_gone |= before.is_some_and(|node| node.what == What::Link);
         let merges = what == What::Dir && before.is_some_and(|node| matches!(node.what, What::Implied | What::Dir));
-        let mut node = Node { any: index, removal: index.saturating_add(1), group: 0, what, opaque: false, merged: false };
+        let mut node = Node::new(index, index.saturating_add(1), what);
         if let Some(old) = before.filter(|_| merges) {
             node = Node { removal: old.removal, opaque: old.opaque, merged: old.what == What::Dir, ..node };
         }
@@ -147,18 +160,16 @@ impl Plan {
 
     /// Makes the directories that a path leads through. `false`: something else is on the way, and hides what is below.
     fn imply(&mut self, index: u32, chain: &[u64]) -> bool {
-        for end in 1..chain.len() {
-            let above = chain.get(..end).unwrap_or_default();
-            match self.alive(above).map(|node| node.what) {
-                Some(What::Implied | What::Dir) => {}
-                // Behind a link that leads nowhere: its name is all that is known.
-                Some(What::Link) => {}
-                Some(What::Leaf | What::Whiteout) => return false,
+        let Some((_, above)) = chain.split_last() else { return true };
+        // The last removal of anything so far on the way: what is older than that is gone.
+        let mut removal = 0;
+        for key in above {
+            match self.nodes.get(key).filter(|node| removal <= node.any.saturating_add(1)) {
+                // Behind a link that leads nowhere, its name is all that is known.
+                Some(node) if matches!(node.what, What::Implied | What::Dir | What::Link) => removal = removal.max(node.removal),
+                Some(_) => return false,
                 None => {
-                    let node = Node { any: index, removal: 0, group: 0, what: What::Implied, opaque: false, merged: false };
-                    if let Some(own) = above.last() {
-                        self.nodes.insert(*own, node);
-                    }
+                    self.nodes.insert(*key, Node::new(index, 0, What::Implied));
                 }
             }
         }
