@@ -80,7 +80,7 @@ fn injure(lab: &Lab, injury: fn(&Path), keep: bool) {
 }
 
 /// Which inodes may be new: the injured one, or those of all names that it shares.
-fn new_inodes<'a>(kind: DifferenceKind, path: &'a str) -> Vec<&'a str> {
+fn new_inodes(kind: DifferenceKind, path: &str) -> Vec<&str> {
     use DifferenceKind as K;
     match (kind, path) {
         (K::HardLink, _) | (K::NameMissing, "d/hard") => vec!["d/f", "d/hard", "linked", "d/g"],

@@ -142,19 +142,19 @@ impl<'a> Changes<'a> {
         }
         // Owner before mode: chown clears setuid. Attributes after both: chown clears security.capability.
         let (uid, gid) = wanted.owner;
-        let chown = (meta.uid, meta.gid) != wanted.owner;
-        if chown {
+        let other_owner = (meta.uid, meta.gid) != wanted.owner;
+        if other_owner {
             dir.chown(name, uid, gid)?;
         }
-        let chmod = wanted.mode.filter(|mode| meta.kind != Kind::Symlink && (chown || *mode != meta.mode));
-        if let Some(mode) = chmod {
+        let new_mode = wanted.mode.filter(|mode| meta.kind != Kind::Symlink && (other_owner || *mode != meta.mode));
+        if let Some(mode) = new_mode {
             dir.chmod(name, mode)?;
         }
         for (key, value) in wanted.xattrs.iter().filter(|(key, _)| self.keeps.must_be_there(key)) {
             match dir.kept_xattr(name, key) {
                 Err(error) if error.is(Errno::OPNOTSUPP) => {}
                 // The mode is part of an access control list.
-                Ok(seen) if chmod.is_none() && attributes::is_value(key, value, seen.as_deref()) => {}
+                Ok(seen) if new_mode.is_none() && attributes::is_value(key, value, seen.as_deref()) => {}
                 Ok(_) => dir.set_xattr(name, key, value)?,
                 Err(error) => return Err(error.into()),
             }
