@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cstor_rs::extract::{self, Difference, DifferenceKind, Examine, Examined};
 use cstor_rs::ids::Digest;
-use injuries::{CAPABILITY, all, chown, everything, is_root, keeping_times, set_xattr};
+use injuries::{CAPABILITY, all, chown, everything, everything_overlaid, is_root, keeping_times, set_xattr};
 use lab::Lab;
 use tars::{dir, file, tar};
 
@@ -37,20 +37,20 @@ fn each_injury_is_found_as_what_it_is_and_nothing_else_is() {
     if !is_root() {
         return;
     }
-    let tar = everything();
-    for ((name, kind, path, injure), keep) in all() {
-        let lab = Lab::with(&tar);
-        assert_eq!(found(&lab, &tar, true), [], "{name}: before");
+    let tars = [everything(), everything_overlaid()];
+    for (tar, ((name, kind, path, injure), keep)) in tars.iter().flat_map(|tar| all().into_iter().map(move |injury| (tar, injury))) {
+        let lab = Lab::with(tar);
+        assert_eq!(found(&lab, tar, true), [], "{name}: before");
         if keep {
             keeping_times(&lab.path("diff"), injure);
         } else {
             injure(&lab.path("diff"));
         }
         let wanted = vec![(kind, path.to_owned())];
-        assert_eq!(found(&lab, &tar, true), wanted, "{name}");
-        assert_eq!(found(&lab, &tar, false), if kind == DifferenceKind::Content { vec![] } else { wanted }, "{name}: without contents");
+        assert_eq!(found(&lab, tar, true), wanted, "{name}");
+        assert_eq!(found(&lab, tar, false), if kind == DifferenceKind::Content { vec![] } else { wanted }, "{name}: without contents");
         let whole = !kind.needs_bytes() || kind == DifferenceKind::Size && path == "empty";
-        assert_eq!(looked(&lab, &tar, true, 9).tar_digest.is_some(), whole, "{name}: the digest");
+        assert_eq!(looked(&lab, tar, true, 9).tar_digest.is_some(), whole, "{name}: the digest");
     }
 }
 

@@ -26,8 +26,17 @@ pub fn link(kind: u8, name: &str, to: &str) -> Vec<u8> {
     member(kind, name.as_bytes(), b"").link(to.as_bytes()).build()
 }
 
-/// One of everything that a layer can have.
+/// One of everything that a layer can have, as most layers have it: each member as it ends up on disk.
 pub fn everything() -> Vec<u8> {
+    layer(b"0004711\0")
+}
+
+/// The same with a hard link whose header gives its file another mode: what is on disk takes all members to tell.
+pub fn everything_overlaid() -> Vec<u8> {
+    layer(b"0004755\0")
+}
+
+fn layer(mode_of_f: &[u8; 8]) -> Vec<u8> {
     let device = |kind, name: &[u8]| member(kind, name, b"").field(329, b"0000001\0").field(337, b"0000003\0").build();
     let at = |seconds: &[u8], rest: Vec<u8>| [pax(&[(b"mtime", seconds)]), rest].concat();
     let owned = |kind: u8, name: &str, mode: &[u8; 8]| {
@@ -36,7 +45,7 @@ pub fn everything() -> Vec<u8> {
     tar(&[
         dir("./"),
         at(b"1500000000.123456789", owned(b'5', "d/", b"0001777\0")),
-        member(b'0', b"d/f", b"hello").field(100, b"0004755\0").build(),
+        member(b'0', b"d/f", b"hello").field(100, mode_of_f).build(),
         file("d/big", &(0..300_000u32).map(|n| (n % 251) as u8).collect::<Vec<_>>()),
         member(b'1', b"d/hard", b"").link(b"d/f").field(100, b"0004711\0").build(),
         file("d/g", b"shared"),
