@@ -134,7 +134,7 @@ impl Hook for Log {
             Op::Exchange(one, other) => Change::Exchange(self.path(one), self.path(other)),
             Op::Link(from, to) => Change::Link(self.path(from), self.path(to)),
             Op::Unlink(at) | Op::Rmdir(at) => Change::Remove(self.path(at)),
-            Op::Chmod(at, _) | Op::Chown(at, ..) | Op::Times(at) | Op::SetXattr(at, ..) => attrs(at),
+            Op::Chmod(at, _) | Op::Chown(at, ..) | Op::Times(at) | Op::SetXattr(at, ..) | Op::RemoveXattr(at, ..) => attrs(at),
             other => panic!("the model does not know {other:?}"),
         };
         self.changes.lock().unwrap().push(change);
