@@ -11,6 +11,7 @@
 //! | beside | while podman works on the store |
 //! | sound | stores that nothing is wrong with |
 //! | trap, fifo | hostile stores |
+//! | flags | what else is promised: `--prune`, `--image`, `--max-time`, what is busy |
 //! | bites | that each injury changes what the others compare |
 //!
 //! `-- --list-injuries`, `-- --inflict NAME STORE`, `-- --layouts DIR`, `-- --snapshot STORE FILE`, `-- --same FILE STORE NAME` are for
@@ -23,6 +24,7 @@ mod command;
 #[path = "../common/fixture.rs"]
 #[allow(dead_code)]
 mod fixture;
+mod flags;
 mod hostile;
 mod injury;
 mod matrix;
@@ -91,6 +93,19 @@ fn trials() -> Vec<Trial> {
         trials.push(trial(format!("fifo::{name}"), || hostile::fifo(name, *path)));
     }
     trials.push(trial("beside::podman", beside::healed));
+    let flags: [(&str, fn()); 10] = [
+        ("prune", flags::prune),
+        ("prune_keeps_what_can_be_healed", flags::prune_keeps_what_can_be_healed),
+        ("image", flags::image),
+        ("max_time", flags::max_time),
+        ("usage", flags::usage),
+        ("text", flags::text),
+        ("journal_forward", flags::journal_forward),
+        ("busy", flags::busy),
+        ("containers", flags::containers),
+        ("live_staging", flags::live_staging),
+    ];
+    trials.extend(flags.map(|(name, run)| trial(format!("flags::{name}"), run)));
     let sound: [(&str, fn()); 8] = [
         ("ours", sound::ours),
         ("podman", sound::podman),
