@@ -314,6 +314,44 @@ fn a_docker_archive_finds_layers_that_its_configs_do_not_tell() {
     assert_eq!(all(source.layer_by_diff_id(&one.layers[0].diff_id).unwrap()).as_ref(), Some(&one.layers[0].tar));
 }
 
+/// Docker since version 25 saves an OCI layout with a manifest.json beside it; it is one archive to both transports.
+#[test]
+fn an_archive_of_both_kinds_is_either() {
+    let world = World::new();
+    let one = image("one");
+    let mut members = oci(&[(Some("one:1"), &one)]);
+    let layers: Vec<String> = one.layers.iter().map(|layer| blob_name(&layer.blob)).collect();
+    members.push(file("manifest.json", json!([{"Config": blob_name(&one.config), "RepoTags": ["one:1"], "Layers": layers}]).to_string()));
+    let path = put(&world, "one.tar", &tar_of(&members));
+    for transport in ["oci-archive", "docker-archive"] {
+        let store = World::new();
+        let place = format!("{transport}:{}", path.display());
+        let output = store.run(&["pull", "--quiet", &place]);
+        assert_eq!(lines(&output), [id(&one)], "{transport}: {}", said(&output));
+        assert_eq!(images(&store), BTreeMap::from([(id(&one), vec!["localhost/one:1".to_owned()])]), "{transport}");
+        let source = open_blobs(&place, &options()).unwrap();
+        for bytes in one.layers.iter().map(|layer| &layer.blob).chain([&one.config, &one.manifest]) {
+            assert_eq!(all(source.blob_by_digest(&Digest::of(bytes), LIMIT).unwrap()).as_ref(), Some(bytes), "{transport}");
+        }
+    }
+}
+
+/// What takes long ends when the caller wants no more of it.
+#[test]
+fn a_compressed_archive_is_not_unpacked_for_a_caller_who_has_gone() {
+    let world = World::new();
+    let one = image("one");
+    put(&world, "oci.tar.gz", &gzip(&tar_of(&oci(&[(Some("one"), &one)]))));
+    put(&world, "docker.tar.gz", &gzip(&tar_of(&docker(&[(&["one"], &one)]))));
+    let options = options();
+    options.cancel.cancel();
+    for (transport, name) in [("oci-archive", "oci.tar.gz"), ("docker-archive", "docker.tar.gz")] {
+        let place = format!("{transport}:{}", world.temp.path().join(name).display());
+        let error = open_blobs(&place, &options).map(|_| ()).unwrap_err();
+        assert!(matches!(error, RegistryError::Cancelled), "{transport}: {error:?}");
+    }
+}
+
 /// One image that cannot be used hides no layer of another, of any platform.
 #[test]
 fn layers_of_every_image_of_an_index_are_found() {

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use cstor_rs::extract::{self, Depth, ExtractError, Extracted, Options};
+use cstor_rs::extract::{self, Depth, Difference, Examine, ExtractError, Extracted, Options};
 use cstor_rs::fsio::{Dir, Seam};
 use cstor_rs::ids::Digest;
 use tars::{dir, file, member, pax, tar};
@@ -48,6 +48,15 @@ impl Lab {
     fn verdict(&self, tar: &[u8], depth: Depth) -> Option<String> {
         extract::verify(&self.dir("diff"), &self.dir("side").file("split").unwrap(), &Digest::of(tar), depth, None).unwrap()
     }
+
+    /// All that differs.
+    fn found(&self, tar: &[u8]) -> Vec<Difference> {
+        let (stop, diff_id) = (AtomicBool::new(false), Digest::of(tar));
+        let how = Examine { diff_id: Some(&diff_id), contents: true, limit: 100, progress: &|_, _| {}, stop: &stop };
+        let seen = extract::examine(&self.dir("diff"), &self.dir("side").file("split").unwrap(), &how).unwrap().unwrap();
+        assert!(!seen.differences.is_empty() || seen.tar_digest == Some(diff_id));
+        seen.differences
+    }
 }
 
 /// Unpacks a tar that must be accepted, and has it proved by code that shares nothing with ours.
@@ -58,6 +67,7 @@ fn sound(name: &str, tar: &[u8]) -> Lab {
     assert_eq!(oracle::reassembled(&lab.path("side/split"), &lab.path("diff")), Ok(Digest::of(tar).to_string()), "{name}");
     assert_eq!(lab.verdict(tar, Depth::Structure), None, "{name}: structure");
     assert_eq!(lab.verdict(tar, Depth::Contents), None, "{name}: contents");
+    assert_eq!(lab.found(tar), [], "{name}: found");
     lab
 }
 
@@ -278,4 +288,15 @@ fn root_of_a_user_namespace_is_no_root() {
     let lost = "d/.wh..wh..opq is not on its directory: what lies below is not hidden";
     assert_eq!(lab.verdict(&tar, Depth::Contents).as_deref(), Some(lost));
     println!("inside: done");
+}
+
+#[test]
+fn every_tar_that_is_accepted_is_found_sound() {
+    if !is_root() {
+        return;
+    }
+    let accepted = tars::cases().into_iter().filter(|case| case.refused.is_none());
+    for case in accepted {
+        sound(&case.name, &case.tar);
+    }
 }

@@ -15,7 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::AtomicBool;
 
+use cstor_rs::extract::{self, Examine};
+use cstor_rs::fsio::{Dir, Seam};
+use cstor_rs::ids::Digest;
 use peers::{DockerRegistry, Peer, between_peers, docker_registry, push_small_image, run, run_text, skip};
 use serde_json::Value;
 
@@ -228,6 +232,52 @@ fn what_podman_and_skopeo_pulled_is_verified_sealed_and_reused() {
         assert_eq!(store.pull(&image), id);
         assert_eq!(store.listing(), before, "{}: the second pull changed the store", peer.name);
         store.podman(&peer, &["run", "--rm", "--network=none", &image, "/bin/true"]);
+    }
+}
+
+/// What an examination of every layer of a store finds.
+fn found(store: &Store) -> Vec<String> {
+    let open = |path: PathBuf| Dir::open(&path, Seam::default()).unwrap();
+    let mut list = Vec::new();
+    for layer in store.layers() {
+        let id = text(&layer, "id");
+        let diff_id: Digest = text(&layer, "diff-digest").parse().unwrap();
+        let split = open(store.root().join("overlay-layers")).file(format!("{id}.tar-split.gz")).unwrap();
+        let stop = AtomicBool::new(false);
+        let how = Examine { diff_id: Some(&diff_id), contents: true, limit: 100, progress: &|_, _| {}, stop: &stop };
+        let seen = extract::examine(&open(store.root().join("overlay").join(&id).join("diff")), &split, &how).unwrap().unwrap();
+        assert!(!seen.differences.is_empty() || seen.tar_digest == Some(diff_id));
+        list.extend(seen.differences.into_iter().map(|one| format!("{one:?}")));
+    }
+    list
+}
+
+#[test]
+fn what_each_podman_skopeo_and_buildah_wrote_is_found_sound() {
+    let Some((peers, _registry, image)) = ready() else { return };
+    for peer in peers {
+        let store = Store::new();
+        let podman = |args: &[&str]| run(&mut store.peer(&peer, "podman", args));
+        podman(&["pull", "--quiet", "--tls-verify=false", &image]);
+        assert_eq!(found(&store), [] as [String; 0], "{}: pulled", peer.name);
+        // Mounted once, with a container; then with an image built on it: a whiteout, an opaque directory, links.
+        podman(&["run", "--rm", "--network=none", &image, "/bin/true"]);
+        let work = "\
+            cp -a /bin /b && rm -r /bin && mkdir /bin && \
+            cp -a /b/. /bin && rm /etc/motd && \
+            echo new >/etc/new && ln -s new /etc/link && ln /etc/new /etc/hard && chmod 4711 /etc/new && mkfifo /b/fifo";
+        podman(&["run", "--name", "built", "--network=none", &image, "/bin/sh", "-c", work]);
+        podman(&["commit", "--quiet", "built", "localhost/built"]);
+        podman(&["rm", "built"]);
+        assert!(store.layers().len() > 2, "{}: nothing was built", peer.name);
+        assert_eq!(found(&store), [] as [String; 0], "{}: built", peer.name);
+
+        let copied = Store::new();
+        let (from, to) = (format!("docker://{image}"), format!("containers-storage:{image}"));
+        run(&mut copied.peer(&peer, "skopeo", &["copy", "--quiet", "--src-tls-verify=false", &from, &to]));
+        assert_eq!(found(&copied), [] as [String; 0], "{}: copied by skopeo", peer.name);
+        copied.pull(&image);
+        assert_eq!(found(&copied), [] as [String; 0], "{}: after a pull of ours", peer.name);
     }
 }
 

@@ -5,140 +5,23 @@
 mod common;
 #[path = "common/skip.rs"]
 mod skip;
+#[path = "common/unsealed.rs"]
+mod unsealed;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
-use common::fixture::{self, Image, app, base, image};
-use common::once::Once;
-use cstor_rs::clean::CleanPoint;
-use cstor_rs::fsio::{Hook, Op};
+use common::fixture;
 use cstor_rs::ids::{Digest, ImageId, LayerId};
-use cstor_rs::lock::{StoreLocks, Wait};
 use cstor_rs::metadata::ImageRef;
-use cstor_rs::overlay::{Facts, Seal};
-use cstor_rs::plan::SeveralNames;
-use cstor_rs::settle::{BATCH, Outcome, SettleError, SettleOptions, Settled, Skip, settle};
+use cstor_rs::overlay::Seal;
+use cstor_rs::settle::{Outcome, SettleError, SettleOptions, Skip, settle};
 use cstor_rs::store::{Store, StoreOptions};
 use cstor_rs::txn::{SyncMode, TxnOptions};
 use serde_json::Value;
-
-/// A store whose layers are as podman leaves them: unsealed.
-struct Place {
-    temp: tempfile::TempDir,
-}
-
-impl Place {
-    fn with(images: &[Image]) -> Self {
-        let place = Self { temp: tempfile::tempdir().unwrap() };
-        place.add(images);
-        place
-    }
-
-    fn add(&self, images: &[Image]) {
-        let unsealed = TxnOptions { sync: SyncMode::None, ..TxnOptions::default() };
-        fixture::pull_with(&self.store(), images, unsealed).unwrap().unwrap();
-    }
-
-    fn root(&self) -> PathBuf {
-        self.temp.path().join("root")
-    }
-
-    fn options(&self) -> StoreOptions {
-        StoreOptions::new(self.root(), self.temp.path().join("run"))
-    }
-
-    fn store(&self) -> Store {
-        Store::open(self.options()).unwrap()
-    }
-
-    fn layer(&self, id: &LayerId) -> PathBuf {
-        self.root().join("overlay").join(id.as_str())
-    }
-
-    fn settle(&self) -> Settled {
-        settle(&self.store(), &[], &SettleOptions::default()).unwrap()
-    }
-
-    fn edit(&self, table: &str, change: impl Fn(&mut Vec<Value>)) {
-        let path = self.root().join(table);
-        let mut list: Vec<Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        change(&mut list);
-        fs::write(&path, serde_json::to_vec(&list).unwrap()).unwrap();
-    }
-
-    fn clean(&self) -> CleanPoint {
-        CleanPoint::load(&self.store().layout().unwrap().unwrap()).unwrap().unwrap()
-    }
-
-    /// The layers in the clean point.
-    fn noted(&self) -> Vec<LayerId> {
-        self.clean().layers().map(|(id, _)| id.clone()).collect()
-    }
-
-    fn seal_holds(&self, id: &LayerId) -> bool {
-        let layout = self.store().layout().unwrap().unwrap();
-        let facts = Facts::read(&layout.overlay, &layout.links, id).unwrap();
-        let diff_id = layout.load_layers().unwrap().get(id).unwrap().diff_digest().unwrap().known().unwrap().clone();
-        facts.seal.is_some_and(|seal| seal.holds(&diff_id, &facts.link.unwrap(), &facts.tree.unwrap()))
-    }
-}
-
-fn chain(image: &Image) -> Vec<LayerId> {
-    let mut list: Vec<LayerId> = Vec::new();
-    for layer in &image.layers {
-        list.push(LayerId::chain(list.last(), &layer.diff_id));
-    }
-    list
-}
-
-fn sorted(mut list: Vec<LayerId>) -> Vec<LayerId> {
-    list.sort();
-    list
-}
-
-fn one() -> Image {
-    image("localhost/one:1", vec![base(), app("one")])
-}
-
-fn two() -> Image {
-    image("localhost/two:1", vec![base(), app("two")])
-}
-
-fn outcomes(settled: &Settled) -> BTreeMap<LayerId, Outcome> {
-    settled.layers.iter().map(|layer| (layer.id.clone(), layer.outcome.clone())).collect()
-}
-
-/// Counts syncs and other changes.
-#[derive(Default)]
-struct Count(Mutex<BTreeMap<&'static str, usize>>);
-
-impl Hook for Count {
-    fn before(&self, op: &Op<'_>) -> io::Result<()> {
-        let kind = match op {
-            Op::SyncFs(_) => "syncfs",
-            Op::SyncData(_) | Op::SyncFile(_) => "file",
-            Op::SyncDir(_) => "directory",
-            _ => "change",
-        };
-        *self.0.lock().unwrap().entry(kind).or_default() += 1;
-        Ok(())
-    }
-}
-
-fn counted(place: &Place, sync: SyncMode) -> (Settled, BTreeMap<&'static str, usize>) {
-    let count = Arc::new(Count::default());
-    let store = Store::open(place.options().hook(count.clone())).unwrap();
-    count.0.lock().unwrap().clear();
-    let settled = settle(&store, &[], &SettleOptions { sync, jobs: 3 }).unwrap();
-    let count = count.0.lock().unwrap().clone();
-    (settled, count)
-}
+use unsealed::{Place, chain, counted, one, outcomes, sorted, two};
 
 #[test]
 fn what_is_settled_is_sealed_and_noted() {
@@ -375,160 +258,6 @@ fn chains_that_are_none_are_damage_of_their_image() {
     assert_eq!(outcomes(&place.settle())[&first], Outcome::Sealed);
 }
 
-/// Settles, and lets `what` be done when everything is verified and nothing is sealed.
-fn between(place: &Place, what: impl Fn() + Send + Sync + 'static) -> Settled {
-    let hook = Arc::new(Once { when: |op: &Op<'_>| matches!(op, Op::SyncFs(_)), what, done: AtomicUsize::new(0) });
-    let settled = settle(&Store::open(place.options().hook(hook.clone())).unwrap(), &[], &SettleOptions::default()).unwrap();
-    assert_eq!(hook.done.load(Ordering::SeqCst), 1);
-    settled
-}
-
-#[test]
-fn s1_what_changes_between_verifying_and_sealing_is_not_sealed() {
-    let remove = |store: &Store| {
-        let txn = store.begin(TxnOptions::default()).unwrap();
-        txn.remove_image(ImageRef::Name("localhost/one:1".into()), SeveralNames::Remove).unwrap();
-        fixture::commit(txn).unwrap();
-    };
-    let (low, top) = (chain(&one())[0].clone(), chain(&one())[1].clone());
-    let unsealed = || TxnOptions { sync: SyncMode::None, ..TxnOptions::default() };
-    let busy = |outcome: &Outcome| matches!(outcome, Outcome::Busy { who } if who.contains("anew"));
-
-    // Removed.
-    let place = Place::with(&[one(), two()]);
-    let options = place.options();
-    let found = outcomes(&between(&place, move || remove(&Store::open(options.clone()).unwrap())));
-    assert_eq!((&found[&low], &found[&top], &found[&chain(&two())[1]]), (&Outcome::Sealed, &Outcome::Gone, &Outcome::Sealed));
-    assert!(!place.layer(&top).exists());
-    assert_eq!(place.noted(), sorted(chain(&two())));
-
-    // Removed and pulled again: the same id, another layer.
-    let place = Place::with(&[one(), two()]);
-    let options = place.options();
-    let settled = between(&place, move || {
-        let store = Store::open(options.clone()).unwrap();
-        remove(&store);
-        fixture::pull_with(&store, &[one()], unsealed()).unwrap().unwrap();
-    });
-    let found = outcomes(&settled);
-    assert!(busy(&found[&top]) && found[&low] == Outcome::Sealed, "{found:?}");
-    assert!(!place.layer(&top).join("cstor-rs.seal").exists());
-    assert_eq!(place.noted(), sorted(chain(&two())));
-    assert_eq!(outcomes(&place.settle())[&top], Outcome::Sealed);
-
-    // Its tree alone is another, or its record, or its entry in l/.
-    type Act = fn(&Place, &LayerId);
-    let acts: &[(&str, Act)] = &[
-        ("the tree", |place, id| {
-            let dir = place.layer(id);
-            assert!(Command::new("cp").arg("-a").arg(dir.join("diff")).arg(dir.join("new")).status().unwrap().success());
-            fs::rename(dir.join("diff"), dir.join("old")).unwrap();
-            fs::rename(dir.join("new"), dir.join("diff")).unwrap();
-        }),
-        ("the diff-digest", |place, _| {
-            place.edit("overlay-layers/layers.json", |list| list[1]["diff-digest"] = Digest::of(b"x").as_str().into())
-        }),
-        ("the incomplete flag", |place, _| {
-            place.edit("overlay-layers/layers.json", |list| list[1]["flags"] = serde_json::json!({"incomplete": true}))
-        }),
-        ("the parent", |place, _| place.edit("overlay-layers/layers.json", |list| drop(list[1].as_object_mut().unwrap().remove("parent")))),
-        ("an id map", |place, _| {
-            place.edit("overlay-layers/layers.json", |list| {
-                list[1]["uidmap"] = serde_json::json!([{"container_id": 0, "host_id": 1, "size": 2}])
-            })
-        }),
-        ("older contents below", |place, id| fs::create_dir(place.layer(id).join("diff1")).unwrap()),
-        ("the link", |place, id| {
-            let link = fs::read_to_string(place.layer(id).join("link")).unwrap();
-            fs::remove_file(place.root().join("overlay/l").join(link)).unwrap();
-        }),
-        ("the LINKID", |place, id| fs::write(place.layer(id).join("link"), "A".repeat(26)).unwrap()),
-    ];
-    for (what, act) in acts {
-        let place = Arc::new(Place::with(&[one()]));
-        let (theirs, id) = (place.clone(), top.clone());
-        let found = outcomes(&between(&place, move || act(&theirs, &id)));
-        assert!(busy(&found[&top]), "{what}: {found:?}");
-        assert!(!place.layer(&top).join("cstor-rs.seal").exists(), "{what}");
-        assert_eq!(found[&low], Outcome::Sealed, "{what}");
-        assert_eq!(place.noted(), [low.clone()], "{what}");
-    }
-    // Another one that settles was faster.
-    let place = Arc::new(Place::with(&[one()]));
-    let theirs = place.clone();
-    let found = outcomes(&between(&place, move || assert!(theirs.settle().layers.iter().all(|layer| layer.outcome == Outcome::Sealed))));
-    assert!(found.values().all(|outcome| *outcome == Outcome::AlreadySealed), "{found:?}");
-}
-
-#[test]
-fn a_lock_that_is_held_leaves_the_rest_unsealed() {
-    let place = Arc::new(Place::with(&[one()]));
-    let theirs = place.clone();
-    let kept = Arc::new(Mutex::new(None));
-    let keep = kept.clone();
-    let what = move || {
-        let layout = theirs.store().layout().unwrap().unwrap();
-        *keep.lock().unwrap() = Some(StoreLocks::write_layers(&layout.layers, &Wait::limit(std::time::Duration::ZERO)).unwrap());
-    };
-    let hook = Arc::new(Once { when: |op: &Op<'_>| matches!(op, Op::SyncFs(_)), what, done: AtomicUsize::new(0) });
-    let options = || place.options().wait(std::time::Duration::ZERO);
-    let settled = settle(&Store::open(options().hook(hook)).unwrap(), &[], &SettleOptions::default()).unwrap();
-    assert!(
-        outcomes(&settled).values().all(|outcome| matches!(outcome, Outcome::Busy { who } if who.contains("layers.lock"))),
-        "{settled:?}"
-    );
-    assert!(!settled.noted && settled.synced);
-    // From the beginning.
-    let store = Store::open(options()).unwrap();
-    let error = settle(&store, &[], &SettleOptions::default()).unwrap_err();
-    assert!(error.is_busy() && !error.is_cancelled(), "{error:?}");
-    drop(kept.lock().unwrap().take());
-    assert!(outcomes(&settle(&store, &[], &SettleOptions::default()).unwrap()).values().all(|outcome| *outcome == Outcome::Sealed));
-}
-
-#[test]
-fn s6_stopped_it_goes_on_the_next_time() {
-    let place = Place::with(&[one()]);
-    let interrupt = Arc::new(AtomicBool::new(true));
-    let count = Arc::new(Count::default());
-    let store = Store::open(place.options().interrupt(interrupt.clone()).hook(count.clone())).unwrap();
-    let settled = settle(&store, &[], &SettleOptions::default()).unwrap();
-    assert!(outcomes(&settled).values().all(|outcome| *outcome == Outcome::Stopped), "{settled:?}");
-    assert!(!settled.synced);
-    assert_eq!(count.0.lock().unwrap().get("syncfs"), None);
-    assert!(place.noted().is_empty() && place.clean().tables.is_none());
-    interrupt.store(false, Ordering::SeqCst);
-    assert!(outcomes(&settle(&store, &[], &SettleOptions::default()).unwrap()).values().all(|outcome| *outcome == Outcome::Sealed));
-}
-
-#[test]
-fn many_layers_are_sealed_in_batches() {
-    let layers = (0..2 * BATCH + 3).map(|n| app(&format!("l{n}"))).collect();
-    let place = Place::with(&[image("localhost/deep:1", layers)]);
-    let (settled, count) = counted(&place, SyncMode::Filesystem);
-    assert!(settled.layers.iter().all(|layer| layer.outcome == Outcome::Sealed && place.seal_holds(&layer.id)));
-    let seals = 2 * BATCH + 3;
-    assert_eq!(settled.layers.len(), seals);
-    assert_eq!(count, BTreeMap::from([("syncfs", 1), ("file", seals + 1), ("directory", seals + 1), ("change", 3 * (seals + 1))]));
-}
-
-#[test]
-fn a_failed_sync_seals_nothing() {
-    struct Fails;
-    impl Hook for Fails {
-        fn before(&self, op: &Op<'_>) -> io::Result<()> {
-            if matches!(op, Op::SyncFs(_)) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
-        }
-    }
-    let place = Place::with(&[one()]);
-    let store = Store::open(place.options().hook(Arc::new(Fails))).unwrap();
-    assert!(matches!(settle(&store, &[], &SettleOptions::default()).unwrap_err(), SettleError::Disk(_)));
-    assert!(!chain(&one()).iter().any(|id| place.layer(id).join("cstor-rs.seal").exists()));
-    // The handle takes no more for granted.
-    assert!(matches!(settle(&store, &[], &SettleOptions::default()).unwrap_err(), SettleError::Store(_)));
-    assert_eq!(place.settle().layers.len(), 2);
-}
-
 #[test]
 fn what_makes_no_sense_is_refused() {
     let temp = tempfile::tempdir().unwrap();
@@ -556,4 +285,53 @@ fn a_clean_point_that_cannot_be_read_is_replaced() {
     std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
     place.settle();
     assert!(place.clean().says_as(&good) && fs::symlink_metadata(&path).unwrap().is_file());
+}
+
+#[test]
+fn documents_that_are_not_as_described_are_damage_of_their_image() {
+    let place = Place::with(&[one(), two()]);
+    let id = ImageId::of_config(&Digest::of(&one().config));
+    let dir = place.root().join("overlay-images").join(id.as_str());
+    let key = format!("sha256:{id}");
+    let config = dir.join(cstor_rs::metadata::big_data_file(&key).unwrap());
+    let manifest = dir.join("manifest");
+    let table = fs::read(place.root().join("overlay-images/images.json")).unwrap();
+    type Break = fn(&Path, &Path);
+    let breaks: &[(Break, &str)] = &[
+        (|_, manifest| fs::remove_file(manifest).unwrap(), "manifest is missing"),
+        (|_, manifest| fs::write(manifest, b"").unwrap(), "manifest is not the one"),
+        (|config, _| fs::write(config, vec![b'x'; fs::metadata(config).unwrap().len() as usize]).unwrap(), "is not the one"),
+        (|config, _| fs::remove_dir_all(config.parent().unwrap()).unwrap(), "is missing"),
+    ];
+    for (damage, why) in breaks {
+        damage(&config, &manifest);
+        let settled = place.settle();
+        assert_eq!(settled.broken.len(), 1, "{why}: {settled:?}");
+        assert_eq!(settled.broken[0].id, id.as_str());
+        assert!(settled.broken[0].why.contains(why), "{}", settled.broken[0].why);
+        assert!(settled.layers.iter().all(|layer| layer.outcome.is_sound()), "its layers are sound: {settled:?}");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(&manifest, &one().manifest).unwrap();
+        fs::write(
+            dir.join(cstor_rs::metadata::big_data_file(&format!("manifest-{}", Digest::of(&one().manifest))).unwrap()),
+            &one().manifest,
+        )
+        .unwrap();
+        fs::write(&config, &one().config).unwrap();
+    }
+    assert!(place.settle().broken.is_empty());
+    // A manifest of schema 1 may be signed in itself: its digest is not that of its bytes. Nothing else may.
+    for (signed, faults) in [(br#"{"schemaVersion":1}"#, 0), (br#"{"schemaVersion":2}"#, 1)] {
+        fs::write(&manifest, signed).unwrap();
+        place.edit("overlay-images/images.json", |images| {
+            images
+                .iter_mut()
+                .filter(|image| image["id"] == id.as_str())
+                .for_each(|image| image["big-data-sizes"]["manifest"] = signed.len().into());
+        });
+        assert_eq!(place.settle().broken.len(), faults);
+    }
+    fs::write(&manifest, &one().manifest).unwrap();
+    fs::write(place.root().join("overlay-images/images.json"), table).unwrap();
+    assert!(place.settle().broken.is_empty());
 }

@@ -1,6 +1,6 @@
 //! The full check of layers: several at once, each file read once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -92,6 +92,9 @@ fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool)
     };
     let how = Examine { diff_id: Some(diff_id), contents: true, limit: LIMIT, progress: &progress, stop: &run.stop };
     let mut seen = extract::examine(diff, split, &how)?;
+    if let Some(seen) = &mut seen {
+        topmost(seen);
+    }
     if let Some(seen) = seen.as_mut().filter(|_| mapped) {
         // An id mapping gave its files other owners, and only it knows which.
         seen.differences.retain(|one| one.kind != DifferenceKind::Owner);
@@ -99,10 +102,26 @@ fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool)
     Ok(seen)
 }
 
+/// Of what is in a directory that is one too many nothing need be said.
+fn topmost(seen: &mut Seen) {
+    let extra: HashSet<Vec<u8>> = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.clone()).collect();
+    let within = |path: &[u8]| {
+        let mut at = path;
+        while let Some(slash) = at.iter().rposition(|b| *b == b'/') {
+            at = at.get(..slash).unwrap_or_default();
+            if extra.contains(at) {
+                return true;
+            }
+        }
+        false
+    };
+    seen.differences.retain(|one| !(one.is_extra() && within(&one.path)));
+}
+
 fn open(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Option<Opened>> {
     let Some(record) = survey.record(id) else { return Ok(None) };
     let described = survey.described.get(id).map(|described| &described.diff_id);
-    let Some(diff_id) = record.diff_digest().and_then(Loose::known).or(described) else { return Ok(None) };
+    let Some(diff_id) = described.or(record.diff_digest().and_then(Loose::known)) else { return Ok(None) };
     let Some(dir) = directory(&run.layout.overlay, id.as_str())? else { return Ok(None) };
     let Some(diff) = directory(&dir, "diff")? else { return Ok(None) };
     let split = match run.layout.layers.file(split_name(id)) {
@@ -127,12 +146,22 @@ pub(super) fn layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> Verdict {
 
 fn try_layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Verdict> {
     let Some(opened) = open(run, survey, id)? else { return Ok(Verdict::Passed) };
-    let Some(seen) = read(run, &opened.diff, &opened.split, &opened.diff_id, opened.mapped)? else { return Ok(Verdict::Stopped) };
+    let Some(mut seen) = read(run, &opened.diff, &opened.split, &opened.diff_id, opened.mapped)? else { return Ok(Verdict::Stopped) };
     if !seen.is_sound() {
         // Podman may have removed it meanwhile, and cstor-rs exchanged its contents.
         let same = open(run, survey, id)?.is_some_and(|now| now.identity == opened.identity);
         if !same || run.is_gone(id) {
             return Ok(Verdict::Passed);
+        }
+        // The tar-split of something else: what it says of the files means nothing.
+        let bytes = split::facts(&opened.split)?.map(|facts| facts.tar_bytes);
+        if let (Some(bytes), Some(size)) = (bytes, opened.size)
+            && bytes != size
+            && !seen.split_is_damaged()
+        {
+            let (expected, seen_bytes) = (format!("that of a tar of {size} bytes"), format!("that of a tar of {bytes} bytes"));
+            let kind = DifferenceKind::SplitDigest;
+            seen.differences.insert(0, Difference { kind, path: Vec::new(), expected, seen: seen_bytes });
         }
     } else if let Some(size) = opened.size
         && !opened.mapped
@@ -171,7 +200,14 @@ pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap
 /// The findings of one layer.
 pub(super) fn findings(id: &LayerId, seen: &Examined) -> Vec<Finding> {
     let fix = || Fix::Contents { id: id.clone() };
-    let mut list: Vec<Finding> = seen.differences.iter().map(|one| finding(id, one, fix())).collect();
+    if let Some(split) = seen.differences.iter().find(|one| matches!(one.kind, DifferenceKind::SplitUnreadable | DifferenceKind::SplitDigest)) {
+        // What is measured by it means nothing.
+        return vec![finding(id, split, fix())];
+    }
+    // A file that is replaced gets its attributes too.
+    let replaced: HashSet<&[u8]> = seen.differences.iter().filter(|one| one.needs_bytes()).map(|one| one.path.as_slice()).collect();
+    let told = seen.differences.iter().filter(|one| one.needs_bytes() || !replaced.contains(one.path.as_slice()));
+    let mut list: Vec<Finding> = told.map(|one| finding(id, one, fix())).collect();
     if seen.more > 0 {
         list.push(
             Finding::new(Code::FileContent, Repair::Refetch, fix(), "fetch the layer")
@@ -188,7 +224,9 @@ fn finding(id: &LayerId, one: &Difference, fix: Fix) -> Finding {
     let code = match one.kind {
         Kind::SplitUnreadable | Kind::SplitDigest => Code::LayerSplitDamaged,
         Kind::Content | Kind::Size => Code::FileContent,
+        Kind::FileMissing if one.seen.starts_with("a ") => Code::EntryType,
         Kind::FileMissing => Code::FileMissing,
+        Kind::NameMissing if one.expected.contains("opaque mark") => Code::EntryXattr,
         Kind::NameMissing => Code::EntryMissing,
         Kind::Kind => Code::EntryType,
         Kind::LinkTarget => Code::SymlinkTarget,

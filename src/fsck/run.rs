@@ -228,7 +228,17 @@ pub fn run(
     supply: Option<&dyn Supply>,
     tell: &mut dyn FnMut(&Finding),
 ) -> Result<Summary, FsckError> {
-    let layout = store.layout_for_check()?;
+    let mut layout = store.layout_for_check()?;
+    let mut first = None;
+    if how.repair && layout.links.path() == layout.overlay.path() {
+        // Everything else looks into it. What it held is found missing, layer by layer.
+        layout.overlay.ensure_dir("l", 0o755).map_err(TxnError::from)?;
+        layout = store.layout_for_check()?;
+        let action = "make it, and an entry for each layer";
+        let mut finding = Finding::new(Code::LinksDirectoryMissing, Repair::Offline, Fix::Links, action).at("overlay/l");
+        finding.result = Outcome::Healed;
+        first = Some(finding);
+    }
     let stop = how.interrupt.clone().unwrap_or_default();
     let run = Run {
         layout,
@@ -246,7 +256,7 @@ pub fn run(
         count(summary, finding);
         tell(finding);
     };
-    let run = run.with_links(store)?;
+    first.iter().for_each(|finding| tell(finding, &mut summary));
     let quick = rounds(&run)?;
     let mut left = Vec::new();
     for finding in quick {
@@ -285,16 +295,6 @@ fn count(summary: &mut Summary, finding: &Finding) {
 }
 
 impl<'a> Run<'a> {
-    /// With a handle of `l/`, if that is made by a repair.
-    fn with_links(self, store: &StoreOptions) -> Result<Self, FsckError> {
-        let missing = self.layout.links.path() == self.layout.overlay.path();
-        if missing && self.how.repair {
-            // The repair itself is counted by the first look.
-            return Ok(Self { layout: store.layout_for_check()?, ..self });
-        }
-        Ok(self)
-    }
-
     /// Whether a finding may be repaired in this run.
     fn may(&self, finding: &Finding) -> bool {
         let by_bytes = self.supply.is_some();

@@ -274,16 +274,24 @@ impl Survey {
         names
     }
 
+    /// The layer below: as the images on it have it, else as its record does.
+    pub fn parent(&self, record: &Layer) -> Option<Loose<LayerId>> {
+        match record.id().and_then(|id| self.described.get(id)) {
+            Some(described) => described.parent.clone().map(Loose::Known),
+            None => record.parent().cloned(),
+        }
+    }
+
     /// The layers below a layer, nearest first, as the records have them; `None` where they lead out of this store, or nowhere.
     pub fn below(&self, record: &Layer) -> Option<Vec<LayerId>> {
         let mut list = Vec::new();
-        let mut next = record.parent().cloned();
+        let mut next = self.parent(record);
         while let Some(parent) = next {
             let id = parent.known()?.clone();
             if list.len() == CHAIN_MAX {
                 return None;
             }
-            next = self.record(&id)?.parent().cloned();
+            next = self.parent(self.record(&id)?);
             list.push(id);
         }
         Some(list)
@@ -325,7 +333,8 @@ impl<'a> Links<'a> {
         Self { layout, survey, seen: std::cell::RefCell::default() }
     }
 
-    /// What `link` says, and the LINKID that the layer has by it or by what else is known.
+    /// What `link` says, and the LINKID that the layer has by it or by what else is known: an entry of `l/`, or the `lower` of a
+    /// layer above.
     pub fn of(&self, id: &LayerId) -> fsio::Result<(LinkState, Option<LinkId>)> {
         if let Some(known) = self.seen.borrow().get(id) {
             return Ok(known.clone());

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::fsio::{self, Dir, File, LockOwner, optional};
 use crate::ids::random_bytes;
 
-const LAYERS_LOCK: &str = "layers.lock";
-const IMAGES_LOCK: &str = "images.lock";
-const CONTAINERS_LOCK: &str = "containers.lock";
+/// The lock of layers.json, beside it.
+pub const LAYERS_LOCK: &str = "layers.lock";
+/// The lock of images.json, beside it.
+pub const IMAGES_LOCK: &str = "images.lock";
+/// The lock of containers.json, beside it.
+pub const CONTAINERS_LOCK: &str = "containers.lock";
 
 /// Why a lock was not taken.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use super::{BrokenImage, Outcome, SettleError, Skip};
+use super::{BrokenImage, Outcome, SettleError, Skip, documents};
 use crate::fsio::optional;
 use crate::ids::{Digest, LayerId, LinkId};
 use crate::layout::{Layout, Tables, split_name};
@@ -32,8 +32,8 @@ impl Wanted {
     pub(super) fn of(layout: &Layout, tables: &Tables, images: &[&Image]) -> Result<Self, SettleError> {
         let mut wanted = Self::default();
         for image in images {
-            if image.id().is_none() {
-                wanted.broken.push(BrokenImage { id: image.id_text().to_owned(), why: "its id is none".to_owned() });
+            if let Some(why) = documents::fault(layout, image)? {
+                wanted.broken.push(BrokenImage { id: image.id_text().to_owned(), why });
             }
             match wanted.chain(tables, image) {
                 Ok(chain) => wanted.add(layout, chain)?,

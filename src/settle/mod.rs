@@ -22,6 +22,7 @@
 //! - S5: a store in which nobody has written since is not written to, and not synced, either.
 //! - S6: stopped at any point it has sealed nothing that is not true, and the next settle goes on from there.
 
+mod documents;
 mod look;
 mod medium;
 mod seal;
@@ -34,7 +35,7 @@ use crate::lock::{LockError, StoreLocks};
 use crate::metadata::{Image, ImageRef, LoadError, LookupError};
 use crate::overlay::SealError;
 use crate::store::{Store, StoreError};
-use crate::txn::{SyncMode, TxnError};
+use crate::txn::SyncMode;
 
 use look::Wanted;
 use medium::Medium;
@@ -130,7 +131,7 @@ pub struct SettledLayer {
     pub outcome: Outcome,
 }
 
-/// An image whose chain of layers is not one.
+/// What is wrong with an image itself: its chain of layers is not one, or its documents are not what its record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenImage {
     /// Its id, as its record has it.
@@ -146,7 +147,7 @@ pub struct Settled {
     pub images: Vec<ImageId>,
     /// Their layers, parents before children, each once.
     pub layers: Vec<SettledLayer>,
-    /// Images whose records do not lead to layers.
+    /// What is wrong with images themselves.
     pub broken: Vec<BrokenImage>,
     /// What was asked for and is not in the store.
     pub unknown: Vec<LookupError>,
@@ -173,8 +174,6 @@ pub enum SettleError {
     Tables(#[from] TablesError),
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error(transparent)]
-    Txn(#[from] TxnError),
     #[error("the seal of a layer cannot be written")]
     Seal(#[from] SealError),
     #[error(transparent)]

@@ -91,6 +91,28 @@ impl WriteTxn {
         Ok(staging.stage.remove_tree(id.as_str())?)
     }
 
+    /// Stages a copy of this tar-split instead of the one that was made while a layer was staged.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn keep_split(&self, id: &LayerId, split: &fsio::File) -> Result<(), TxnError> {
+        let side = &self.staging()?.layer_side;
+        let name = split_name(id);
+        side.unlink(&name)?;
+        let mut copy = side.create(&name, 0o600)?;
+        let mut buffer = vec![0; 128 << 10];
+        let mut at = 0;
+        loop {
+            let got = split.read_at(at, &mut buffer)?;
+            if got == 0 {
+                return Ok(());
+            }
+            copy.append(buffer.get(..got).unwrap_or_default())?;
+            at += got as u64;
+        }
+    }
+
     /// The contents and the tar-split of a layer that was staged and not committed yet.
     ///
     /// # Errors

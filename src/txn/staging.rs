@@ -1,6 +1,6 @@
 //! A transaction's place on the disk: its journal segment, its staging directories, the way into `overlay/`.
 
-use crate::fsio::Dir;
+use crate::fsio::{self, Dir};
 use crate::ids::TxnId;
 use crate::journal::{Kind, Segment};
 use crate::layout::{JOURNAL, Layout, LayoutError, Route, side_stage_name};
@@ -110,7 +110,7 @@ impl Drop for Staging {
 }
 
 /// One directory for each filesystem among these.
-pub(crate) fn filesystems(dirs: &[&Dir]) -> Result<Vec<Dir>, TxnError> {
+pub(crate) fn filesystems(dirs: &[&Dir]) -> fsio::Result<Vec<Dir>> {
     let mut seen = Vec::new();
     let mut list = Vec::new();
     for dir in dirs {
@@ -124,7 +124,7 @@ pub(crate) fn filesystems(dirs: &[&Dir]) -> Result<Vec<Dir>, TxnError> {
 }
 
 /// One syncfs where it is known to do what it says, else every file by itself.
-pub(crate) fn reliable(wanted: SyncMode, filesystems: &[Dir]) -> Result<SyncMode, TxnError> {
+pub(crate) fn reliable(wanted: SyncMode, filesystems: &[Dir]) -> fsio::Result<SyncMode> {
     if wanted != SyncMode::Filesystem {
         return Ok(wanted);
     }

@@ -203,11 +203,27 @@ impl Disk {
 
     /// What podman leaves of a layer: its names and its record are on the medium, but no bytes of any file of it.
     pub fn forget_layer(&mut self, layer: &str) {
+        self.forget_bytes(|path| path.to_string_lossy().contains(layer));
+    }
+
+    /// No bytes of these files are on the medium.
+    pub fn forget_bytes(&mut self, which: impl Fn(&Path) -> bool) {
         for (id, path) in self.paths() {
-            if path.to_string_lossy().contains(layer)
+            if which(&path)
                 && let Body::File { safe, .. } = &mut self.inodes[id].body
             {
                 safe.clear();
+            }
+        }
+    }
+
+    /// None of these names is on the medium.
+    pub fn forget_names(&mut self, which: impl Fn(&Path) -> bool) {
+        for (dir, path) in self.paths() {
+            let Body::Dir { now, safe } = &mut self.inodes[dir].body else { continue };
+            for (name, inode) in now.iter().filter(|(name, _)| which(&path.join(name))) {
+                safe.remove(name);
+                self.pending.push(Pending(vec![(dir, name.clone(), None, Some(*inode))]));
             }
         }
     }

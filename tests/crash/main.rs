@@ -9,6 +9,7 @@
 //! | power | the log of changes on a model disk: what a power cut may leave, and a second one while recovery runs |
 //! | foreign | the same for what podman wrote and never synced, and a transaction builds on |
 //! | sync | each sync taken away on that disk: a test that does not fail then proves nothing |
+//! | settle | all of these for what settling seals |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
@@ -22,6 +23,7 @@ mod kill;
 #[path = "../common/oracle.rs"]
 mod oracle;
 mod power;
+mod settle;
 mod stop;
 mod work;
 
@@ -61,5 +63,11 @@ fn main() -> std::process::ExitCode {
         power::foreign_contents_are_synced(&verified);
         Ok(())
     }));
+    for (name, run) in settle::ALL {
+        trials.push(Trial::test(format!("{name}::settle"), move || {
+            run();
+            Ok(())
+        }));
+    }
     libtest_mimic::run(&args, trials).exit_code()
 }

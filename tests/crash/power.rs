@@ -65,7 +65,7 @@ fn staging(path: &Path) -> bool {
 }
 
 /// Makes a disk in a directory; seals and intents follow the directories they name.
-fn write(disk: &Disk, top: &Path) {
+pub fn write(disk: &Disk, top: &Path) {
     let identities = disk.write(top);
     let moved = |tree: TreeId| match identities.get(&(tree.inode, tree.birth)) {
         Some((inode, birth)) => TreeId { inode: *inode, birth: *birth },

@@ -62,6 +62,9 @@ pub(super) struct Plan {
     keys: Keys,
     nodes: HashMap<u64, Node>,
     groups: Vec<Group>,
+    /// Whether members lie behind links, and whether links were replaced: where such a link led is not known any more.
+    behind_links: bool,
+    links_gone: bool,
 }
 
 impl Plan {
@@ -73,15 +76,20 @@ impl Plan {
         (group as usize).checked_sub(1).and_then(|at| self.groups.get(at)).copied().unwrap_or_default()
     }
 
+    /// Whether a link of the layer is on the way to a path.
+    fn is_behind_link(&self, path: &Cleaned) -> bool {
+        let mut chain = self.keys.chain(path);
+        chain.pop();
+        chain.iter().any(|key| self.nodes.get(key).is_some_and(|node| node.what == What::Link))
+    }
+
     /// The path that a member's name leads to: where links of the layer are on the way, what is on disk says where.
     fn place(&self, root: &Dir, path: Cleaned) -> fsio::Result<Cleaned> {
-        let mut chain = self.keys.chain(&path);
-        chain.pop();
-        if chain.iter().any(|key| self.nodes.get(key).is_some_and(|node| node.what == What::Link)) {
-            let Some((parent, name)) = path.split() else { return Ok(Cleaned::default()) };
-            return Ok(resolve::canonical(root, &parent)?.join(&name));
+        if !self.is_behind_link(&path) {
+            return Ok(path);
         }
-        Ok(path)
+        let Some((parent, name)) = path.split() else { return Ok(Cleaned::default()) };
+        Ok(resolve::canonical(root, &parent)?.join(&name))
     }
 
     /// The node at a path, if no later member removed what it lies in.
@@ -92,9 +100,9 @@ impl Plan {
         (!removed).then_some(node)
     }
 
-    /// Whether something of the tar stands at a path.
+    /// Whether something of the tar stands at a path, or may.
     pub(super) fn has(&self, chain: &[u64]) -> bool {
-        self.alive(chain).is_some()
+        self.behind_links && self.links_gone || self.alive(chain).is_some()
     }
 
     /// Applies a member.
@@ -107,8 +115,9 @@ impl Plan {
             Some(Whiteout::Of(hidden)) => (hidden.to_owned(), What::Whiteout),
             _ => (name, Self::what(entry)),
         };
-        let path = self.place(root, parent.join(&name))?;
-        let chain = self.keys.chain(&path);
+        let path = parent.join(&name);
+        self.behind_links |= self.is_behind_link(&path);
+        let chain = self.keys.chain(&self.place(root, path)?);
         let Some((own, above)) = chain.split_last() else { return Ok(()) };
         if !self.imply(index, &chain) {
             return Ok(());
@@ -120,6 +129,7 @@ impl Plan {
             return Ok(());
         }
         let before = self.alive(&chain).copied();
+        self.links_gone |= before.is_some_and(|node| node.what == What::Link);
         let merges = what == What::Dir && before.is_some_and(|node| matches!(node.what, What::Implied | What::Dir));
         let mut node = Node { any: index, removal: index.saturating_add(1), group: 0, what, opaque: false, merged: false };
         if let Some(old) = before.filter(|_| merges) {

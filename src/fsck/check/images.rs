@@ -72,10 +72,7 @@ impl Quick<'_> {
         let Some(documents) = self.survey.documents.get(id) else { return };
         let Some(top) = documents.chain.last() else { return };
         let known = self.survey.record(top).is_some();
-        if image.layer_text() != top.as_str()
-            && known
-            && image.layer().and_then(Loose::known).is_none_or(|seen| self.survey.record(seen).is_none())
-        {
+        if image.layer_text() != top.as_str() && known {
             self.push(
                 Finding::new(Code::ImageLayerWrong, Repair::Offline, Fix::Tables, "write the layer of its config into the record")
                     .image(id)

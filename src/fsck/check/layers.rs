@@ -60,6 +60,10 @@ impl Quick<'_> {
         } else {
             self.record_against_images(id, record);
         }
+        if record.incomplete() {
+            // What it lacks is part of that.
+            return Ok(());
+        }
         let path = format!("overlay/{id}");
         let needs_bytes = |code: Code, path: &str| contents(code, id, record).at(path);
         match self.layout.overlay.meta(id.as_str())? {
@@ -142,6 +146,12 @@ impl Quick<'_> {
             self.push(around(Code::LayerLinkLost, id, &link, "give it a new LINKID, and write it into all layers above").at(path));
             return Ok(None);
         };
+        if !matches!(state, LinkState::Sound(_)) && !self.survey.leads.contains_key(id) {
+            // Only a layer above still has it.
+            let code = Code::LayerLinkLost;
+            self.push(around(code, id, &link, "write it anew, as the layers above have it").at(path).expected(link.as_str()));
+            return Ok(Some(link));
+        }
         let recalled = |code: Code| around(code, id, &link, "write it anew").at(path.clone()).expected(link.as_str());
         match &state {
             LinkState::Sound(_) => {}
@@ -160,8 +170,6 @@ impl Quick<'_> {
         let wanted = link_target(id).display().to_string();
         let of_entry = |code: Code| around(code, id, &link, "make it anew").at(entry.clone()).expected(wanted.clone());
         match self.layout.links.meta(link.as_str())? {
-            // Recalled from a layer above: of both traces of it one finding is enough.
-            None if !matches!(state, LinkState::Sound(_)) => {}
             None => self.push(of_entry(Code::LinksEntryMissing)),
             Some(meta) if meta.kind != Kind::Symlink => self.push(of_entry(Code::LinksEntryWrong).seen(format!("{:?}", meta.kind))),
             Some(_) => {
@@ -179,6 +187,9 @@ impl Quick<'_> {
         let fix = |code: Code, name: &str| around(code, id, link, "write it anew").at(format!("overlay/{id}/{name}"));
         if record.parent().is_none() && dir.meta("empty")?.is_none() {
             self.push(around(Code::LayerEmptyMissing, id, link, "make it").at(format!("overlay/{id}/empty")));
+        }
+        if dir.meta("work")?.is_none() {
+            self.push(around(Code::LayerWorkMissing, id, link, "make it").at(format!("overlay/{id}/work")));
         }
         // Where the chain leads out of this store, or is broken, nothing can be expected.
         let Some(below) = self.survey.below(record) else { return Ok(()) };

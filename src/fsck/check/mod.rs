@@ -23,7 +23,7 @@ use super::survey::{Links, Survey};
 use crate::fsio;
 use crate::ids::{ImageId, LayerId};
 use crate::layout::Layout;
-use crate::lock::{StoreLocks, Wait};
+use crate::lock::{CONTAINERS_LOCK, IMAGES_LOCK, LAYERS_LOCK, StoreLocks, StoreReadGuard, Wait};
 use crate::txn::TxnError;
 pub(in crate::fsck) use journal::held;
 pub(in crate::fsck) use tables::chain;
@@ -61,7 +61,7 @@ pub(super) fn quick(layout: &Layout, elsewhere: &Elsewhere, wait: &Wait<'_>) -> 
         return Ok((survey, first));
     }
     let suspects: HashSet<String> = first.iter().map(object_of).collect();
-    let locks = StoreLocks::read(&layout.layers, &layout.images, &layout.containers, wait)?;
+    let locks = lock(layout, wait)?;
     let survey = Survey::read(layout, elsewhere)?;
     let second = Quick::run(layout, &survey, Some(&suspects));
     drop(locks);
@@ -75,6 +75,16 @@ pub(super) fn quick(layout: &Layout, elsewhere: &Elsewhere, wait: &Wait<'_>) -> 
         }
     }
     Ok((survey, findings))
+}
+
+/// All locks, shared. A lock that is not there nobody holds, and to take it would make it: looking changes nothing.
+fn lock(layout: &Layout, wait: &Wait<'_>) -> Result<Option<StoreReadGuard>, TxnError> {
+    for (dir, name) in [(&layout.layers, LAYERS_LOCK), (&layout.images, IMAGES_LOCK), (&layout.containers, CONTAINERS_LOCK)] {
+        if dir.meta(name)?.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(StoreLocks::read(&layout.layers, &layout.images, &layout.containers, wait)?))
 }
 
 /// What is looked at again when this was found.

@@ -186,7 +186,10 @@ impl Quick<'_> {
             return;
         }
         let mut needed: HashSet<String> = HashSet::new();
-        let mut next: Vec<String> = Vec::new();
+        let mut next: Vec<String> = self.restorable_layers().iter().map(ToString::to_string).collect();
+        // What a record has lost its config still tells.
+        let recorded = survey.documents.iter().filter(|(id, _)| survey.images().get(id).is_some());
+        next.extend(recorded.flat_map(|(_, documents)| documents.chain.iter().map(ToString::to_string)));
         for image in survey.images().iter() {
             next.extend(image.layer().map(ToString::to_string));
             next.extend(image.mapped_layers().iter().map(ToString::to_string));

@@ -52,7 +52,7 @@ struct Patient<'a> {
 pub(in crate::fsck) fn mend_layer(run: &Run<'_>, survey: &Survey, id: &LayerId, seen: Option<&Seen>) -> Result<Layered, TxnError> {
     let record = survey.record(id);
     let described = survey.described.get(id);
-    let diff_id = record.and_then(|record| record.diff_digest()).and_then(Loose::known).or(described.map(|d| &d.diff_id)).cloned();
+    let diff_id = described.map(|d| &d.diff_id).or(record.and_then(|record| record.diff_digest()).and_then(Loose::known)).cloned();
     let Some(diff_id) = diff_id else {
         return Err(TxnError::Broken { id: id.clone(), why: "nothing tells the digest of its tar".to_owned() });
     };
@@ -144,6 +144,12 @@ impl Patient<'_> {
 
     /// Keeps what is nobody's, and commits.
     fn finish(&self, txn: WriteTxn, seen: Option<&Seen>) -> Result<(), TxnError> {
+        if let Some(split) = &self.split
+            && !self.split_is_gone(seen)
+        {
+            // It says the same as the one that was made now, in its writer's words.
+            txn.keep_split(self.id, split)?;
+        }
         if let Some(diff) = &self.diff {
             let names: Vec<&[u8]> =
                 seen.iter().flat_map(|seen| &seen.differences).filter(|one| one.is_extra()).map(|one| one.path.as_slice()).collect();
@@ -195,6 +201,7 @@ impl Patient<'_> {
         // Only the tar-split was lost: the contents that are there are kept, if they are what it says.
         if let Some(diff) = &self.diff
             && record.is_some()
+            && !self.incomplete
             && self.split_is_gone(seen)
         {
             let (_, split) = txn.staged_contents(self.id)?;

@@ -7,7 +7,7 @@ use crate::fsck::survey::{Survey, directory};
 use crate::fsio::{Dir, File};
 use crate::ids::LayerId;
 use crate::layout::{Layout, split_name};
-use crate::tarsplit::{Crc64, SplitEntry, SplitReader};
+use crate::tarsplit::{self, Crc64, EntryKind, SplitEntry, SplitReader};
 use crate::txn::TxnError;
 
 /// CRC and length in bytes.
@@ -34,6 +34,9 @@ impl Donors {
             }
         });
         let mut donors = Self::default();
+        if let Some(diff) = directory(&layout.overlay, id.as_str())?.map(|dir| directory(&dir, "diff")).transpose()?.flatten() {
+            donors.at_home(&diff, split, lost, &mut wanted);
+        }
         for other in survey.records().filter_map(|record| record.id()).filter(|other| *other != id) {
             if wanted.is_empty() {
                 break;
@@ -57,6 +60,32 @@ impl Donors {
             }
         }
         Ok(wanted.is_empty().then_some(donors))
+    }
+
+    /// Files of the layer itself: other names of the lost ones, and copies.
+    fn at_home(&mut self, diff: &Dir, split: &File, lost: &HashSet<Vec<u8>>, wanted: &mut HashMap<Body, Vec<Vec<u8>>>) {
+        let bodies: HashMap<Vec<u8>, Body> =
+            wanted.iter().flat_map(|(body, names)| names.iter().map(|name| (name.clone(), *body))).collect();
+        let mut found: Vec<(Body, Vec<u8>)> = Vec::new();
+        for entry in tarsplit::plain_headers(from_start(split)).flatten() {
+            if entry.kind == EntryKind::HardLink
+                && let Some(body) = bodies.get(&clean(&entry.link))
+            {
+                found.push((*body, entry.name.clone()));
+            }
+        }
+        read(split, |name, body| {
+            if wanted.contains_key(&body) && !lost.contains(&clean(name)) {
+                found.push((body, name.to_vec()));
+            }
+        });
+        for (body, name) in found {
+            if wanted.contains_key(&body) && is_it(diff, &name, body) {
+                for lost in wanted.remove(&body).unwrap_or_default() {
+                    self.files.insert(lost, (diff.clone(), name.clone()));
+                }
+            }
+        }
     }
 
     /// The file to read instead of the one of this name.

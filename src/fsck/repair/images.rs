@@ -31,7 +31,6 @@ pub(super) fn mend(layout: &Layout, survey: &Survey, layers: &Layers) -> Result<
         if let Some(top) = image.id().and_then(|id| survey.documents.get(id)).and_then(|documents| documents.chain.last())
             && image.layer_text() != top.as_str()
             && layers.get(top).is_some()
-            && image.layer().and_then(Loose::known).is_none_or(|seen| layers.get(seen).is_none())
         {
             changed.push(image.with_layer(top)?);
         }

@@ -76,9 +76,6 @@ impl Run<'_> {
 }
 
 fn places(run: &Run<'_>, findings: &[&mut Finding]) -> Result<(), TxnError> {
-    if findings.iter().any(|finding| finding.fix == Fix::Links) {
-        run.layout.overlay.ensure_dir("l", 0o755)?;
-    }
     if findings.iter().any(|finding| finding.fix == Fix::Locks) {
         txn::renew_locks(&run.layout, &run.wait())?;
     }

@@ -21,12 +21,13 @@ pub(super) fn mend(run: &Run<'_>, findings: &mut [&mut Finding]) -> Result<(), T
     let txn = run.begin()?;
     let mut links: HashMap<LayerId, LinkId> = HashMap::new();
     let mut around: HashSet<LayerId> = HashSet::new();
+    let known = Links::new(&run.layout, &survey);
     for finding in findings.iter_mut() {
         match finding.fix.clone() {
             Fix::DropLink { name, target } => txn.mend(Mend::DropLink { name, target }),
             Fix::Around { id, link } => {
                 // A layer above that is mounted names the LINKID that is lost.
-                let renames = finding.code == crate::fsck::code::Code::LayerLinkLost;
+                let renames = known.of(&id)?.1.is_none();
                 if renames && let Some(user) = users.as_ref().and_then(|users| users.of_family(&id)) {
                     let why = "its LINKID is lost".to_owned();
                     fail(finding, &TxnError::InUse { id, why, user: user.to_string() });
@@ -41,7 +42,6 @@ pub(super) fn mend(run: &Run<'_>, findings: &mut [&mut Finding]) -> Result<(), T
             _ => {}
         }
     }
-    let known = Links::new(&run.layout, &survey);
     let link_of = |id: &LayerId| -> Result<Option<LinkId>, TxnError> {
         match links.get(id) {
             Some(link) => Ok(Some(link.clone())),
@@ -87,6 +87,9 @@ fn wanted(
     let mut files = Around { link: read_link_id(dir).ok().flatten().as_ref() != Some(link), ..Around::default() };
     if record.parent().is_none() && dir.meta("empty")?.is_none() {
         files.made.push("empty");
+    }
+    if dir.meta("work")?.is_none() {
+        files.made.push("work");
     }
     let Some(below) = survey.below(record) else { return Ok(files) };
     let mut lower = Vec::with_capacity(below.len());
