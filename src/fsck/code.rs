@@ -83,8 +83,6 @@ codes! {
     LayerDiffWrong = "layer-diff-wrong", Quick;
     /// A base layer has no `empty`.
     LayerEmptyMissing = "layer-empty-missing", Quick;
-    /// A layer has no `work`.
-    LayerWorkMissing = "layer-work-missing", Quick;
     /// The record says that the layer is being made or deleted.
     LayerIncomplete = "layer-incomplete", Quick;
     /// A layer that is needed is on disk and has no record.

@@ -200,7 +200,9 @@ pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap
 /// The findings of one layer.
 pub(super) fn findings(id: &LayerId, seen: &Examined) -> Vec<Finding> {
     let fix = || Fix::Contents { id: id.clone() };
-    if let Some(split) = seen.differences.iter().find(|one| matches!(one.kind, DifferenceKind::SplitUnreadable | DifferenceKind::SplitDigest)) {
+    if let Some(split) =
+        seen.differences.iter().find(|one| matches!(one.kind, DifferenceKind::SplitUnreadable | DifferenceKind::SplitDigest))
+    {
         // What is measured by it means nothing.
         return vec![finding(id, split, fix())];
     }
@@ -226,7 +228,7 @@ fn finding(id: &LayerId, one: &Difference, fix: Fix) -> Finding {
         Kind::Content | Kind::Size => Code::FileContent,
         Kind::FileMissing if one.seen.starts_with("a ") => Code::EntryType,
         Kind::FileMissing => Code::FileMissing,
-        Kind::NameMissing if one.expected.contains("opaque mark") => Code::EntryXattr,
+        Kind::NameMissing if one.expected.starts_with("an opaque mark") => Code::EntryXattr,
         Kind::NameMissing => Code::EntryMissing,
         Kind::Kind => Code::EntryType,
         Kind::LinkTarget => Code::SymlinkTarget,

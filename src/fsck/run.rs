@@ -192,7 +192,7 @@ impl Run<'_> {
     /// The names of an image, by its record or by the history.
     pub fn names_of(&self, id: &ImageId) -> Vec<String> {
         match self.layout.load_images() {
-            Ok(images) => images.get(id).map(|image| names(image)).unwrap_or_default(),
+            Ok(images) => images.get(id).map(names).unwrap_or_default(),
             Err(_) => Vec::new(),
         }
     }

@@ -297,10 +297,8 @@ fn temp_dir(w: &mut World<'_>, dir: &Dir, name: &str, beside_layers: bool) -> Re
 fn drop_link(w: &mut World<'_>, name: &str, target: Option<&[u8]>) -> Result<(), StepError> {
     let links = w.route.links.clone();
     match (links.meta(name)?, target) {
-        (Some(meta), Some(target)) if meta.kind == Kind::Symlink => {
-            if links.read_link(name)?.as_os_str() == OsStr::from_bytes(target) {
-                links.unlink(name)?;
-            }
+        (Some(meta), Some(target)) if meta.kind == Kind::Symlink && links.read_link(name)?.as_os_str() == OsStr::from_bytes(target) => {
+            links.unlink(name)?;
         }
         (Some(meta), None) if meta.kind != Kind::Symlink => w.to_trash(&links, name)?,
         _ => {}

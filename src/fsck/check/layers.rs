@@ -188,9 +188,6 @@ impl Quick<'_> {
         if record.parent().is_none() && dir.meta("empty")?.is_none() {
             self.push(around(Code::LayerEmptyMissing, id, link, "make it").at(format!("overlay/{id}/empty")));
         }
-        if dir.meta("work")?.is_none() {
-            self.push(around(Code::LayerWorkMissing, id, link, "make it").at(format!("overlay/{id}/work")));
-        }
         // Where the chain leads out of this store, or is broken, nothing can be expected.
         let Some(below) = self.survey.below(record) else { return Ok(()) };
         let mut links = Vec::with_capacity(below.len());

@@ -32,6 +32,10 @@ impl Quick<'_> {
                 continue;
             }
             let stands = directory(&self.layout.overlay, id.as_str())?.is_some();
+            if !stands && !self.survey.elsewhere.broken.is_empty() {
+                // It may lie in the store that cannot be read, of which enough is said.
+                continue;
+            }
             let described = self.survey.described.contains_key(&id);
             let finding = match (stands, described) {
                 (true, _) => {

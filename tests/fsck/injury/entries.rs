@@ -43,7 +43,7 @@ pub const ALL: &[Injury] = &[
         at(&file, lremovexattr(&file, "security.capability").map_err(Into::into))
     }),
     // The tar has an entry for it.
-    entry("opaque-lost", &["entry-missing"], |t| {
+    entry("opaque-lost", &["entry-xattr"], |t| {
         let dir = t.first(|path, meta| meta.is_dir() && has_xattr(path, "trusted.overlay.opaque"))?;
         at(&dir, lremovexattr(&dir, "trusted.overlay.opaque").map_err(Into::into))
     }),

@@ -60,8 +60,8 @@ pub const ALL: &[Injury] = &[
     }),
     Injury::quick(LINK, "link-foreign", &["layer-link-foreign"], |t| write(&link(t, At::Middle), &t.link(At::Base)?)),
     // What the layers above call it in their `lower` is still known.
-    Injury::quick(LINK, "link-and-entry-lost", &["layer-link-bad"], |t| both_lost(t, At::Middle)),
-    Injury::quick(LINK, "link-and-entry-lost-base", &["layer-link-bad"], |t| both_lost(t, At::Base)),
+    Injury::quick(LINK, "link-and-entry-lost", &["layer-link-lost"], |t| both_lost(t, At::Middle)),
+    Injury::quick(LINK, "link-and-entry-lost-base", &["layer-link-lost"], |t| both_lost(t, At::Base)),
     Injury::quick(LINK, "link-and-entry-and-lowers-lost", &["layer-link-lost"], |t| {
         both_lost(t, At::Middle)?;
         empty(&lower(t, "lower"))
