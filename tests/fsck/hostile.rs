@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::command::fsck;
 use crate::injury::{At, Target};
+use crate::matrix::REMAINS;
 use crate::oracle::data_file;
 use crate::place::Place;
 use crate::snapshot::exactly;
@@ -26,6 +27,26 @@ pub struct Trap {
 const fn trap(name: &'static str, attack: Attack) -> Trap {
     Trap { name, attack }
 }
+
+/// What is no damage to a store: fsck's own notes, and what only podman reads.
+const SOUND: &[&str] = &[
+    "seal-is-link",
+    "seal-huge",
+    "state-is-link",
+    "stage-is-link",
+    "tempdirs-is-link",
+    "image-name-climbs",
+    "seal",
+    "containers-lock",
+    "storage-lock",
+    "history",
+    "clean-point",
+    "reserve",
+    "state",
+    "database",
+];
+/// Where nobody can know.
+const UNCHECKED: &[&str] = &["journal-is-link", "mount-program"];
 
 pub const ALL: &[Trap] = &[
     trap("layer-directory-is-link", |t, outside| replace(&t.dir(At::Middle), &outside.join("layer"))),
@@ -98,8 +119,9 @@ pub const ALL: &[Trap] = &[
     trap("lower-without-end", |t, _| fs::write(t.dir(At::Top).join("lower"), "l/A2B3C4D5E6F7A2B3C4D5E6F7A2:".repeat(200_000)).unwrap()),
     trap("entry-climbs", |t, _| replace(&t.entry(At::Middle).unwrap(), Path::new("../../../outside/layer"))),
     trap("many-entries", |t, _| {
-        for n in 0..20_000 {
-            symlink("../nothing/diff", t.root.join("overlay/l").join(format!("{n:026}"))).unwrap();
+        for n in 0..2_000 {
+            let link: String = format!("{n:026}").bytes().map(|digit| char::from(digit - b'0' + b'A')).collect();
+            symlink(format!("../{}/diff", "d".repeat(64)), t.root.join("overlay/l").join(link)).unwrap();
         }
     }),
     trap("layers-table-nested", |t, _| nested(&t.layers_json())),
@@ -244,7 +266,12 @@ fn withstood(place: &Place, outside: &Path, name: &str) {
     ] {
         let said = fsck(place, args, &format!("{name}, {args:?}"));
         let code = said.code.unwrap_or_else(|| panic!("{name}, {args:?}: ended by a signal: {}", said.stderr));
-        assert_eq!(code & 16, 0, "{name}, {args:?}: {}", said.stderr);
+        assert_eq!(code & (16 | 32), 0, "{name}, {args:?}: {}", said.stderr);
+        if args == ["--level", "full"] {
+            let seen =
+                if UNCHECKED.contains(&name) { code & 8 != 0 } else { code == if SOUND.contains(&name) { 0 } else { code & 8 | REMAINS } };
+            assert!(seen, "{name}: {code} {:?} {}", said.codes(), said.stderr);
+        }
         assert_eq!(exactly(outside), before, "{name}, {args:?}: something outside of the store changed");
     }
 }

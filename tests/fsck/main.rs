@@ -11,6 +11,8 @@
 //! | beside | while podman works on the store |
 //! | sound | stores that nothing is wrong with |
 //! | trap, fifo | hostile stores |
+//! | flags | what else is promised: `--prune`, `--image`, `--max-time`, what is busy |
+//! | codes | that program, document and injuries have the same codes |
 //! | bites | that each injury changes what the others compare |
 //!
 //! `-- --list-injuries`, `-- --inflict NAME STORE`, `-- --layouts DIR`, `-- --snapshot STORE FILE`, `-- --same FILE STORE NAME` are for
@@ -19,10 +21,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod beside;
+mod codes;
 mod command;
 #[path = "../common/fixture.rs"]
 #[allow(dead_code)]
 mod fixture;
+mod flags;
 mod hostile;
 mod injury;
 mod matrix;
@@ -91,6 +95,21 @@ fn trials() -> Vec<Trial> {
         trials.push(trial(format!("fifo::{name}"), || hostile::fifo(name, *path)));
     }
     trials.push(trial("beside::podman", beside::healed));
+    trials.push(trial("codes::documented", codes::documented));
+    trials.push(trial("codes::known", codes::known));
+    let flags: [(&str, fn()); 10] = [
+        ("prune", flags::prune),
+        ("prune_keeps_what_can_be_healed", flags::prune_keeps_what_can_be_healed),
+        ("image", flags::image),
+        ("max_time", flags::max_time),
+        ("usage", flags::usage),
+        ("text", flags::text),
+        ("journal_forward", flags::journal_forward),
+        ("busy", flags::busy),
+        ("containers", flags::containers),
+        ("live_staging", flags::live_staging),
+    ];
+    trials.extend(flags.map(|(name, run)| trial(format!("flags::{name}"), run)));
     let sound: [(&str, fn()); 8] = [
         ("ours", sound::ours),
         ("podman", sound::podman),
@@ -113,15 +132,16 @@ fn podmans(injury: &Injury, run: fn(&Injury, Place) -> Result<(), String>) {
     }
 }
 
-/// The injuries after which podman is asked: those whose healed store is not the same to the byte, and one of each row;
-/// with `CSTOR_FSCK_ALL` all that can be healed.
+/// The injuries after which podman is asked: one of each row; with `CSTOR_FSCK_ALL` every one that can be healed.
 fn chosen() -> Vec<&'static Injury> {
     let mut rows = Vec::new();
     let mut chosen = |injury: &&Injury| {
-        let first = !rows.contains(&injury.row);
-        rows.push(injury.row);
         let healable = matches!(injury.repair, Repair::Offline | Repair::Refetch(_));
-        healable && (first || injury.exempt != injury::EQUAL || std::env::var_os("CSTOR_FSCK_ALL").is_some())
+        let first = healable && !rows.contains(&injury.row);
+        if healable {
+            rows.push(injury.row);
+        }
+        first || healable && std::env::var_os("CSTOR_FSCK_ALL").is_some()
     };
     injury::all().filter(|injury| chosen(injury)).collect()
 }
