@@ -82,6 +82,12 @@ pub(super) fn is_sound(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest
     Ok(read(run, diff, split, diff_id, false)?.is_some_and(|seen| seen.is_sound()))
 }
 
+/// Whether all but the contents of files is what a tar-split says: they are not read.
+pub(super) fn is_as_headers_say(run: &Run<'_>, diff: &Dir, split: &File) -> fsio::Result<bool> {
+    let how = Examine { diff_id: None, contents: false, limit: 1, progress: &|_, _| {}, stop: &run.stop };
+    Ok(extract::examine(diff, split, &how)?.is_some_and(|seen| seen.is_sound()))
+}
+
 fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool) -> fsio::Result<Option<Seen>> {
     let (bytes, files) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let progress = |done: u64, seen: u64| {
@@ -92,9 +98,6 @@ fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool)
     };
     let how = Examine { diff_id: Some(diff_id), contents: true, limit: LIMIT, progress: &progress, stop: &run.stop };
     let mut seen = extract::examine(diff, split, &how)?;
-    if let Some(seen) = &mut seen {
-        topmost(seen);
-    }
     if let Some(seen) = seen.as_mut().filter(|_| mapped) {
         // An id mapping gave its files other owners, and only it knows which.
         seen.differences.retain(|one| one.kind != DifferenceKind::Owner);
@@ -102,9 +105,9 @@ fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool)
     Ok(seen)
 }
 
-/// Of what is in a directory that is one too many nothing need be said.
-fn topmost(seen: &mut Seen) {
-    let extra: HashSet<Vec<u8>> = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.clone()).collect();
+/// The names that are not the layer's, without those in a directory that is one of them.
+pub(super) fn topmost(seen: &Seen) -> Vec<&[u8]> {
+    let extra: HashSet<&[u8]> = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.as_slice()).collect();
     let within = |path: &[u8]| {
         let mut at = path;
         while let Some(slash) = at.iter().rposition(|b| *b == b'/') {
@@ -115,7 +118,7 @@ fn topmost(seen: &mut Seen) {
         }
         false
     };
-    seen.differences.retain(|one| !(one.is_extra() && within(&one.path)));
+    seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.as_slice()).filter(|path| !within(path)).collect()
 }
 
 fn open(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Option<Opened>> {
@@ -176,6 +179,9 @@ fn try_layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Verdi
 /// Examines layers, several at once, until the time is up. One at least is read to its end, so that many short runs come to an
 /// end too.
 pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap<LayerId, Verdict> {
+    // The largest first: the last one to be read is then a small one.
+    let mut ids: Vec<&LayerId> = ids.iter().collect();
+    ids.sort_by_key(|id| std::cmp::Reverse(survey.record(id).map_or(0, |record| record.diff_size())));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(HashMap::new());
     let late = AtomicBool::new(false);
@@ -184,7 +190,7 @@ pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(id) = ids.get(at) else { return };
+                    let Some(id) = ids.get(at).copied() else { return };
                     if at > 0 && run.is_late() {
                         late.store(true, Ordering::Relaxed);
                     }
@@ -208,7 +214,12 @@ pub(super) fn findings(id: &LayerId, seen: &Examined) -> Vec<Finding> {
     }
     // A file that is replaced gets its attributes too.
     let replaced: HashSet<&[u8]> = seen.differences.iter().filter(|one| one.needs_bytes()).map(|one| one.path.as_slice()).collect();
-    let told = seen.differences.iter().filter(|one| one.needs_bytes() || !replaced.contains(one.path.as_slice()));
+    let topmost: HashSet<&[u8]> = topmost(seen).into_iter().collect();
+    let told = seen
+        .differences
+        .iter()
+        .filter(|one| one.needs_bytes() || !replaced.contains(one.path.as_slice()))
+        .filter(|one| !one.is_extra() || topmost.contains(one.path.as_slice()));
     let mut list: Vec<Finding> = told.map(|one| finding(id, one, fix())).collect();
     if seen.more > 0 {
         list.push(

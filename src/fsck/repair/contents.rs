@@ -9,14 +9,15 @@ use std::io::{BufWriter, Read};
 use super::donors::Donors;
 use super::extras;
 use crate::extract;
-use crate::fsck::examine::Seen;
+use crate::fsck::examine::{Seen, topmost};
 use crate::fsck::run::Run;
 use crate::fsck::supply::WantedLayer;
 use crate::fsck::survey::{Links, Survey, directory};
 use crate::fsio::{Dir, File};
 use crate::ids::{Digest, LayerId, LinkId};
-use crate::layout::split_name;
+use crate::layout::{Tables, split_name};
 use crate::metadata::Loose;
+use crate::overlay::TreeId;
 use crate::plan::Mend;
 use crate::txn::{LayerSpec, TxnError, WriteTxn};
 
@@ -102,8 +103,26 @@ impl Patient<'_> {
         self.refetch(seen)
     }
 
-    fn mend_in_place(&self, _diff: &Dir, _split: &File, _seen: &Seen) -> Result<bool, TxnError> {
-        Ok(false)
+    /// Attributes, links, devices and names, in one step that is worked out from the tar-split. `false`: not all of it can be.
+    fn mend_in_place(&self, diff: &Dir, split: &File, seen: &Seen) -> Result<bool, TxnError> {
+        if self.incomplete || self.survey.record(self.id).is_none_or(|record| record.has_id_maps()) {
+            return Ok(false);
+        }
+        let tables = self.tables()?;
+        if let Some(user) = tables.user_of(&self.run.layout, self.id)? {
+            return Err(TxnError::InUse { id: self.id.clone(), why: "it is damaged".to_owned(), user });
+        }
+        let extra: Vec<&[u8]> = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.as_slice()).collect();
+        let txn = self.run.begin()?;
+        extras::keep(&txn, self.id, diff, &topmost(seen))?;
+        let remove = extra.iter().map(|path| path.to_vec()).collect();
+        txn.mend(Mend::Attributes { id: self.id.clone(), link: self.link.clone(), tree: TreeId::of(diff)?, remove });
+        super::commit(txn)?;
+        Ok(crate::fsck::examine::is_as_headers_say(self.run, diff, split)?)
+    }
+
+    fn tables(&self) -> Result<Tables, TxnError> {
+        self.survey.tables().ok_or_else(|| TxnError::Broken { id: self.id.clone(), why: "a table cannot be read".to_owned() })
     }
 
     fn declare(&self) -> Result<WriteTxn, TxnError> {
@@ -151,8 +170,7 @@ impl Patient<'_> {
             txn.keep_split(self.id, split)?;
         }
         if let Some(diff) = &self.diff {
-            let names: Vec<&[u8]> =
-                seen.iter().flat_map(|seen| &seen.differences).filter(|one| one.is_extra()).map(|one| one.path.as_slice()).collect();
+            let names = seen.map(topmost).unwrap_or_default();
             extras::keep(&txn, self.id, diff, &names)?;
         }
         super::commit(txn)
