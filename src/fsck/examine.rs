@@ -77,9 +77,9 @@ pub(super) enum Verdict {
     Failed(fsio::Error),
 }
 
-/// Whether the contents of a layer are just what a tar-split says, and make its DiffID.
-pub(super) fn is_sound(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<bool> {
-    Ok(read(run, diff, split, diff_id, false)?.is_some_and(|seen| seen.is_sound()))
+/// In what the contents of a layer are not what a tar-split says that is not the layer's yet; `None`: it was stopped.
+pub(super) fn against(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<Option<Seen>> {
+    read(run, diff, split, diff_id, false)
 }
 
 fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool) -> fsio::Result<Option<Seen>> {

@@ -105,6 +105,13 @@ pub const ALL: &[Case] = &[
         fs::remove_dir_all(place.dir(0)).unwrap();
     }),
     supplied("split", |place| fs::remove_file(place.split(0)).unwrap()),
+    Case {
+        supplied: true,
+        ..keeping("split_and_more", EQUAL, EXTRA, |place| {
+            fs::remove_file(place.split(0)).unwrap();
+            fs::write(place.dir(0).join("diff/etc/more"), EXTRA).unwrap();
+        })
+    },
     case("orphans", |place| {
         let dir = place.root.join("overlay").join(NOBODY);
         fs::create_dir_all(dir.join("diff")).unwrap();

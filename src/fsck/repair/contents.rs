@@ -5,11 +5,12 @@
 
 use std::collections::HashSet;
 use std::io::{BufWriter, Read};
+use std::os::unix::ffi::OsStringExt;
 
 use super::donors::Donors;
 use super::extras;
 use crate::extract;
-use crate::fsck::examine::Seen;
+use crate::fsck::examine::{self, Seen};
 use crate::fsck::run::Run;
 use crate::fsck::supply::WantedLayer;
 use crate::fsck::survey::{Links, Survey, directory};
@@ -134,7 +135,7 @@ impl Patient<'_> {
             }
             staged
         })?;
-        self.finish(txn, Some(seen))
+        self.finish(txn, Some(seen), Some(seen))
     }
 
     fn stage(&self, txn: &WriteTxn, tar: impl Read + Send) -> Result<(), TxnError> {
@@ -142,17 +143,21 @@ impl Patient<'_> {
         txn.stage_layer(&spec, tar, &|bytes| self.run.how.progress.repaired(bytes))
     }
 
-    /// Keeps what is nobody's, and commits.
-    fn finish(&self, txn: WriteTxn, seen: Option<&Seen>) -> Result<(), TxnError> {
+    /// Keeps what is nobody's, by what is `known` of the contents, and commits.
+    fn finish(&self, txn: WriteTxn, seen: Option<&Seen>, known: Option<&Seen>) -> Result<(), TxnError> {
         if let Some(split) = &self.split
             && !self.split_is_gone(seen)
         {
             // It says the same as the one that was made now, in its writer's words.
             txn.keep_split(self.id, split)?;
         }
-        if let Some(diff) = &self.diff {
-            let names: Vec<&[u8]> =
-                seen.iter().flat_map(|seen| &seen.differences).filter(|one| one.is_extra()).map(|one| one.path.as_slice()).collect();
+        if let (Some(diff), Some(known)) = (&self.diff, known) {
+            let names: Vec<Vec<u8>> = if known.more > 0 {
+                // What is too much may be among what is counted and not listed.
+                diff.names()?.into_iter().map(OsStringExt::into_vec).collect()
+            } else {
+                known.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.clone()).collect()
+            };
             extras::keep(&txn, self.id, diff, &names)?;
         }
         super::commit(txn)
@@ -198,20 +203,23 @@ impl Patient<'_> {
                 other => Err(other),
             };
         }
-        // Only the tar-split was lost: the contents that are there are kept, if they are what it says.
-        if let Some(diff) = &self.diff
-            && record.is_some()
-            && !self.incomplete
-            && self.split_is_gone(seen)
-        {
-            let (_, split) = txn.staged_contents(self.id)?;
-            if crate::fsck::examine::is_sound(self.run, diff, &split, &self.diff_id)? {
-                txn.keep_contents(self.id)?;
-                super::commit(txn)?;
-                return Ok(Layered::Healed);
+        let against;
+        let known = match &self.diff {
+            // Until now nothing told what is the layer's and what is somebody else's.
+            Some(diff) if self.split_is_gone(seen) => {
+                let (_, split) = txn.staged_contents(self.id)?;
+                against = examine::against(self.run, diff, &split, &self.diff_id)?.ok_or(TxnError::Cancelled)?;
+                // Only the tar-split was lost: the contents that are there are kept.
+                if against.is_sound() && record.is_some() && !self.incomplete {
+                    txn.keep_contents(self.id)?;
+                    super::commit(txn)?;
+                    return Ok(Layered::Healed);
+                }
+                Some(&against)
             }
-        }
-        self.finish(txn, seen)?;
+            _ => seen,
+        };
+        self.finish(txn, seen, known)?;
         Ok(Layered::Healed)
     }
 

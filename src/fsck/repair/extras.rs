@@ -10,7 +10,7 @@ use crate::ids::LayerId;
 use crate::txn::{TxnError, WriteTxn};
 
 /// Copies these names of a layer's contents.
-pub(super) fn keep(txn: &WriteTxn, id: &LayerId, diff: &Dir, names: &[&[u8]]) -> Result<(), TxnError> {
+pub(super) fn keep(txn: &WriteTxn, id: &LayerId, diff: &Dir, names: &[Vec<u8>]) -> Result<(), TxnError> {
     if names.is_empty() {
         return Ok(());
     }
