@@ -95,8 +95,15 @@ pub const ALL: &[Case] = &[
         fs::File::options().write(true).open(&tool).unwrap().set_modified(old).unwrap();
         fs::remove_file(&link).unwrap();
         symlink("elsewhere", &link).unwrap();
-        fs::create_dir(diff.join("more")).unwrap();
-        fs::write(diff.join("more/file"), EXTRA).unwrap();
+        let more = place.more().join("file");
+        fs::create_dir(place.more()).unwrap();
+        fs::write(&more, EXTRA).unwrap();
+        for path in [&more, &place.more()] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o750)).unwrap();
+            rustix::fs::lsetxattr(path, "trusted.note", b"of nobody", rustix::fs::XattrFlags::empty()).unwrap();
+            let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_500_000_000);
+            fs::File::open(path).unwrap().set_modified(old).unwrap();
+        }
     }),
     case("twin", |place| fs::write(place.dir(0).join("diff/etc/twin"), "other bytes").unwrap()),
     supplied("contents", |place| empty(&place.dir(1).join("diff/app/one"))),
@@ -214,6 +221,11 @@ impl Place {
 
     pub fn seal(&self, layer: usize) -> PathBuf {
         self.dir(layer).join("cstor-rs.seal")
+    }
+
+    /// Where a directory that is not the layer's is put.
+    pub fn more(&self) -> PathBuf {
+        self.dir(0).join("diff/more")
     }
 
     fn short(&self, layer: usize) -> PathBuf {

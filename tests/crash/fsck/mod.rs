@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::hooks::{Kill, Once, Stop};
 use crate::injury::{Bytes, Case, End, Exempt, Place};
+use crate::oracle;
 use crate::settle::Good;
 use crate::snapshot::Snapshot;
 use crate::work::{options, temp};
@@ -71,6 +72,8 @@ struct Hurt {
     between: BTreeSet<BTreeSet<String>>,
     /// Whether the injured store can be opened.
     opens: bool,
+    /// What is in a layer and not the layer's, with its attributes.
+    extra: Vec<String>,
 }
 
 impl Hurt {
@@ -82,8 +85,9 @@ impl Hurt {
         let damaged = sound.differing(&hurt, case.exempt);
         assert!(!damaged.is_empty(), "{}: nobody would see it", case.name);
         let images = hurt.images.keys().cloned().collect();
+        let extra = oracle::listing(&place.more()).unwrap_or_default();
         let end = if case.end == End::Unsealed { damaged.clone() } else { BTreeSet::new() };
-        Self { case: *case, place, sound, good, damaged, images, end, between: BTreeSet::new(), opens: true }
+        Self { case: *case, place, sound, good, damaged, images, end, between: BTreeSet::new(), opens: true, extra }
     }
 
     /// The same with what only a run that nothing interrupts tells, from one in another place.
@@ -247,6 +251,11 @@ impl Expected {
         let between = between.seen.lock().unwrap().clone();
         assert!(between.contains(&plain(&hurt.sound, &now, case.exempt)), "{}: {between:#?}", case.name);
         println!("{}: {} states between transactions", case.name, between.len());
+        if case.name == "attributes" {
+            let lost = hurt.place.root.join("cstor-rs/lost+found");
+            let kept = std::fs::read_dir(&lost).unwrap().next().unwrap().unwrap().path().join("more");
+            assert_eq!(oracle::listing(&kept).unwrap(), hurt.extra, "with its attributes");
+        }
         let expected = Self { end: hurt.end.clone(), between, dropped, opens };
         hurt.knowing(&expected).check(temp.path(), true, "nothing interrupts it");
         expected
