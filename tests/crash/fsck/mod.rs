@@ -19,6 +19,7 @@ use crate::injury::{Bytes, Case, End, Exempt, Place};
 use crate::oracle;
 use crate::settle::Good;
 use crate::snapshot::Snapshot;
+use crate::stop::{Tokens, check_tokens, tokens};
 use crate::work::{options, temp};
 
 type Tier = fn(&Case);
@@ -74,6 +75,7 @@ struct Hurt {
     opens: bool,
     /// What is in a layer and not the layer's, with its attributes.
     extra: Vec<String>,
+    tokens: Tokens,
 }
 
 impl Hurt {
@@ -87,7 +89,7 @@ impl Hurt {
         let images = hurt.images.keys().cloned().collect();
         let extra = oracle::listing(&place.more()).unwrap_or_default();
         let end = if case.end == End::Unsealed { damaged.clone() } else { BTreeSet::new() };
-        Self { case: *case, place, sound, good, damaged, images, end, between: BTreeSet::new(), opens: true, extra }
+        Self { case: *case, place, sound, good, damaged, images, end, between: BTreeSet::new(), opens: true, extra, tokens: tokens(top) }
     }
 
     /// The same with what only a run that nothing interrupts tells, from one in another place.
@@ -107,6 +109,10 @@ impl Hurt {
         }
         if self.case.kept.is_some_and(|bytes| !somewhere(&root, bytes)) {
             return Err("what somebody may still want is nowhere".to_owned());
+        }
+        let bare = |id: &&String| !self.images.contains(*id) && !now.layers.contains_key(now.images[*id]["layer"].as_str().unwrap());
+        if let Some(id) = now.images.keys().find(bare) {
+            return Err(format!("image {id} came back before its layer"));
         }
         if self.case.end == End::Whole {
             self.good.sealed(&root)?;
@@ -165,6 +171,7 @@ impl Hurt {
     }
 
     fn check(&self, top: &Path, done: bool, what: &str) {
+        check_tokens(top, &self.tokens, &format!("{}, {what}", self.case.name));
         self.judge(top, done, true).unwrap_or_else(|why| panic!("{}, {what}: {why}", self.case.name));
     }
 }
@@ -330,6 +337,7 @@ fn one_error_everywhere(case: &Case) {
             if !once.failed() {
                 break;
             }
+            check_tokens(temp.path(), &hurt.tokens, &format!("{}, {error:?} at change {k}", case.name));
             let judged = hurt.judge(temp.path(), is_done(case, &repaired), false);
             judged.unwrap_or_else(|why| panic!("{}, {error:?} at change {k}: {why}", case.name));
         }
