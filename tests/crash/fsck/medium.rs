@@ -86,7 +86,7 @@ fn without_syncfs_of_copies(run: &Run) -> Vec<Change> {
     for change in log.iter_mut().filter(|change| matches!(change, Change::SyncFs)) {
         *change = Change::SyncFsBut(copies.to_owned());
     }
-    assert_eq!(run.judge(&log, 0, stride(5)).0, None, "{}: copies are not synced", run.hurt.case.name);
+    assert_eq!(run.judge(&log, 0, stride(5)).0, None, "{}, without a syncfs of lost+found", run.hurt.case.name);
     log
 }
 
