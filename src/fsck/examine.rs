@@ -77,9 +77,9 @@ pub(super) enum Verdict {
     Failed(fsio::Error),
 }
 
-/// Whether the contents of a layer are just what a tar-split says, and make its DiffID.
-pub(super) fn is_sound(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<bool> {
-    Ok(read(run, diff, split, diff_id, false)?.is_some_and(|seen| seen.is_sound()))
+/// In what the contents of a layer are not what a tar-split says that is not the layer's yet; `None`: it was stopped.
+pub(super) fn against(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<Option<Seen>> {
+    read(run, diff, split, diff_id, false)
 }
 
 /// Whether all but the contents of files is what a tar-split says: they are not read.
@@ -106,7 +106,7 @@ fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool)
 }
 
 /// The names that are not the layer's, without those in a directory that is one of them.
-pub(super) fn topmost(seen: &Seen) -> Vec<&[u8]> {
+pub(super) fn topmost(seen: &Seen) -> Vec<Vec<u8>> {
     let extra: HashSet<&[u8]> = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.as_slice()).collect();
     let within = |path: &[u8]| {
         let mut at = path;
@@ -118,7 +118,7 @@ pub(super) fn topmost(seen: &Seen) -> Vec<&[u8]> {
         }
         false
     };
-    seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.as_slice()).filter(|path| !within(path)).collect()
+    seen.differences.iter().filter(|one| one.is_extra() && !within(&one.path)).map(|one| one.path.clone()).collect()
 }
 
 fn open(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Option<Opened>> {
@@ -214,12 +214,12 @@ pub(super) fn findings(id: &LayerId, seen: &Examined) -> Vec<Finding> {
     }
     // A file that is replaced gets its attributes too.
     let replaced: HashSet<&[u8]> = seen.differences.iter().filter(|one| one.needs_bytes()).map(|one| one.path.as_slice()).collect();
-    let topmost: HashSet<&[u8]> = topmost(seen).into_iter().collect();
+    let topmost: HashSet<Vec<u8>> = topmost(seen).into_iter().collect();
     let told = seen
         .differences
         .iter()
         .filter(|one| one.needs_bytes() || !replaced.contains(one.path.as_slice()))
-        .filter(|one| !one.is_extra() || topmost.contains(one.path.as_slice()));
+        .filter(|one| !one.is_extra() || topmost.contains(&one.path));
     let mut list: Vec<Finding> = told.map(|one| finding(id, one, fix())).collect();
     if seen.more > 0 {
         list.push(

@@ -56,6 +56,8 @@ pub enum Change {
     SyncFile(PathBuf),
     SyncDir(PathBuf),
     SyncFs,
+    /// All but what lies in this directory, and its name.
+    SyncFsBut(PathBuf),
     Nothing,
 }
 
@@ -365,6 +367,22 @@ impl Disk {
                         self.keep(&pending);
                     } else {
                         self.pending.push(pending);
+                    }
+                }
+            }
+            Change::SyncFsBut(aside) => {
+                let paths = self.paths();
+                let out = |dir: &usize, name: &OsString| paths.get(dir).is_some_and(|path| path.join(name).starts_with(aside));
+                for pending in std::mem::take(&mut self.pending) {
+                    if pending.0.iter().any(|(dir, name, ..)| out(dir, name)) {
+                        self.pending.push(pending);
+                    } else {
+                        self.keep(&pending);
+                    }
+                }
+                for inode in 0..self.inodes.len() {
+                    if paths.get(&inode).is_none_or(|path| !path.starts_with(aside)) {
+                        self.settle(inode);
                     }
                 }
             }
