@@ -62,7 +62,7 @@ struct Opened {
     diff_id: Digest,
     mapped: bool,
     /// The length of its tar by the record, in bytes.
-    size: Option<u64>,
+    size: i64,
 }
 
 /// What the examination of a layer came to.
@@ -133,7 +133,7 @@ fn open(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Option<Ope
         Err(error) => return Err(error),
     };
     let identity = Identity { id: id.clone(), link: read_link_id(&dir)?, tree: TreeId::of(&diff)? };
-    let size = u64::try_from(record.diff_size()).ok();
+    let size = record.diff_size();
     Ok(Some(Opened { identity, diff, split, diff_id: diff_id.clone(), mapped: record.has_id_maps(), size }))
 }
 
@@ -158,7 +158,7 @@ fn try_layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Verdi
         }
         // The tar-split of something else: what it says of the files means nothing.
         let bytes = split::facts(&opened.split)?.map(|facts| facts.tar_bytes);
-        if let (Some(bytes), Some(size)) = (bytes, opened.size)
+        if let (Some(bytes), Ok(size)) = (bytes, u64::try_from(opened.size))
             && bytes != size
             && !seen.split_is_damaged()
         {
@@ -166,19 +166,18 @@ fn try_layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Verdi
             let kind = DifferenceKind::SplitDigest;
             seen.differences.insert(0, Difference { kind, path: Vec::new(), expected, seen: seen_bytes });
         }
-    } else if let Some(size) = opened.size
-        && !opened.mapped
+    } else if !opened.mapped
         && let Some(facts) = split::facts(&opened.split)?
-        && facts.tar_bytes != size
+        && i64::try_from(facts.tar_bytes).ok() != Some(opened.size)
     {
-        run.sized(id, size, facts.tar_bytes);
+        run.sized(id, opened.size, facts.tar_bytes);
     }
     Ok(Verdict::Seen(opened.identity, Box::new(seen)))
 }
 
-/// Examines layers, several at once, until the time is up. One at least is read to its end, so that many short runs come to an
+/// Examines layers, several at once, until the time is up, if that matters. One at least is read to its end, so that many short runs come to an
 /// end too.
-pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap<LayerId, Verdict> {
+pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId], however_late: bool) -> HashMap<LayerId, Verdict> {
     // The largest first: the last one to be read is then a small one.
     let mut ids: Vec<&LayerId> = ids.iter().collect();
     ids.sort_by_key(|id| std::cmp::Reverse(survey.record(id).map_or(0, |record| record.diff_size())));
@@ -191,7 +190,7 @@ pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(id) = ids.get(at).copied() else { return };
-                    if at > 0 && run.is_late() {
+                    if at > 0 && !however_late && run.is_late() {
                         late.store(true, Ordering::Relaxed);
                     }
                     let verdict = if late.load(Ordering::Relaxed) || run.is_stopped() { Verdict::Stopped } else { layer(run, survey, id) };
