@@ -142,6 +142,7 @@ const NEEDLESS: &[(&[&str], &str, &str)] = &[
     (&["structure", "short_names"], "cstor-rs/stage/TXN/ID.mend", "an empty directory: only the entry in `l/` is missing"),
     (&["documents"], "cstor-rs/stage/TXN", "an empty directory: documents are staged elsewhere"),
     (&["short_names"], "overlay/ID", "nothing comes in there"),
+    (&["split_and_more"], "cstor-rs/lost+found/ID-TXN", "synced when `etc` was made in it, and again with the whole tree"),
     (&["dropped"], "overlay", "the layer that goes was lost before"),
     (&["dropped"], "overlay/l", "the same"),
 ];

@@ -114,9 +114,6 @@ impl Hurt {
         if let Some(id) = now.images.keys().find(bare) {
             return Err(format!("image {id} came back before its layer"));
         }
-        if self.case.end == End::Whole {
-            self.good.sealed(&root)?;
-        }
         Ok(now)
     }
 
@@ -141,6 +138,10 @@ impl Hurt {
             Ok(store) if !store.recovered().pending.is_empty() => return Err(format!("{:?}", store.recovered())),
             Ok(_) => {
                 now = self.holds(top).map_err(|why| format!("recovered: {why}"))?;
+                // Who reads seals has opened the store: before, one may stand there whose tar-split the recovery brings.
+                if self.case.end == End::Whole {
+                    self.good.sealed(&top.join("root")).map_err(|why| format!("recovered: {why}"))?;
+                }
                 let differing = self.sound.differing(&now, self.case.exempt);
                 if whole && !self.between.contains(&plain(&self.sound, &now, self.case.exempt)) || !differing.is_subset(&self.damaged) {
                     return Err(format!("recovered: a repair is half done: {differing:#?}"));
