@@ -20,7 +20,7 @@ use crate::extract::{Mended, mend_attributes};
 use crate::fsio::{Dir, Kind, optional};
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::layout::{TEMPDIRS, Tables, split_name};
-use crate::overlay::{self, TreeId};
+use crate::overlay;
 
 /// One repair that is no exchange of contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +70,6 @@ pub enum Mend {
         id: LayerId,
         /// Its LINKID.
         link: LinkId,
-        /// The identity of `diff/`.
-        tree: TreeId,
         /// Names that are not the layer's, and go.
         remove: Vec<Vec<u8>>,
     },
@@ -202,7 +200,7 @@ impl Mend {
                 }
                 Ok(())
             }
-            Self::Attributes { id, link, tree, remove } => attributes(w, id, link, tree, remove),
+            Self::Attributes { id, link, remove } => attributes(w, id, link, remove),
             // Of all that stands there fsck has seen that no record names it; a record that came since makes it somebody's.
             Self::BuryLayer { id, link } => {
                 if w.has_layer(id)? {
@@ -314,12 +312,9 @@ fn temp_dir(w: &mut World<'_>, dir: &Dir, name: &str, beside_layers: bool) -> Re
     Ok(dir.sync()?)
 }
 
-fn attributes(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId, remove: &[Vec<u8>]) -> Result<(), StepError> {
+fn attributes(w: &mut World<'_>, id: &LayerId, link: &LinkId, remove: &[Vec<u8>]) -> Result<(), StepError> {
     let Some(dir) = own_layer(w, id, link)? else { return Ok(()) };
     let (Some(diff), Some(split)) = (optional(dir.dir("diff"))?, optional(w.layout.layers.file(split_name(id)))?) else { return Ok(()) };
-    if TreeId::of(&diff)? != *tree {
-        return Ok(());
-    }
     // Nobody may be reading what changes; in a commit, too, since who mounts it does not ask for the store's locks.
     if let Some(user) = Tables::load(w.layout)?.user_of(w.layout, id)? {
         tracing::warn!(layer = %id, user, "stays damaged: it is in use; stop that and repair again");
@@ -332,7 +327,7 @@ fn attributes(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId, rem
             Ok(())
         }
         // What stands there now is not what fsck saw. To try that again at every open would end the same way each time.
-        Err(error) if [Errno::NOTEMPTY, Errno::EXIST, Errno::NOTDIR, Errno::ISDIR, Errno::NOENT].iter().any(|e| error.is(*e)) => {
+        Err(error) if [Errno::NOTEMPTY, Errno::EXIST, Errno::NOTDIR, Errno::ISDIR].iter().any(|e| error.is(*e)) => {
             tracing::warn!(layer = %id, error = &error as &dyn std::error::Error, "is changing, and stays as it is; repair again");
             Ok(())
         }

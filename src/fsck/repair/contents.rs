@@ -18,7 +18,6 @@ use crate::fsio::{Dir, File};
 use crate::ids::{Digest, LayerId, LinkId};
 use crate::layout::{Tables, split_name};
 use crate::metadata::Loose;
-use crate::overlay::TreeId;
 use crate::plan::Mend;
 use crate::txn::{LayerSpec, TxnError, WriteTxn};
 
@@ -116,7 +115,7 @@ impl Patient<'_> {
         let txn = self.run.begin()?;
         extras::keep(&txn, self.id, diff, &topmost(seen))?;
         let remove = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.clone()).collect();
-        txn.mend(Mend::Attributes { id: self.id.clone(), link: self.link.clone(), tree: TreeId::of(diff)?, remove });
+        txn.mend(Mend::Attributes { id: self.id.clone(), link: self.link.clone(), remove });
         super::commit(txn)?;
         Ok(crate::fsck::examine::is_as_headers_say(self.run, diff, split)?)
     }
