@@ -5,6 +5,7 @@
 //! full check comes to its end; one that cannot be read says that nothing was done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ use crate::clean::CleanPoint;
 use crate::fsio::{self, optional};
 use crate::ids::{LayerId, LinkId};
 use crate::layout::{Layout, OWN};
+use crate::lock::StoreLocks;
 use crate::overlay::{Seal, TreeId, read_link_id};
 use crate::txn::TxnError;
 
@@ -104,8 +106,32 @@ impl State {
         Ok(())
     }
 
-    /// The clean point: what was read now and is sealed, which is to say on the medium.
-    fn mark(&self, _run: &Run<'_>) -> Result<(), TxnError> {
+    /// The clean point: besides what was clean before, what was read now and is sealed, which is to say on the medium.
+    fn mark(&self, run: &Run<'_>) -> Result<(), TxnError> {
+        let locked = StoreLocks::write_layers(&run.layout.layers, &run.wait())?;
+        let mut point = CleanPoint::load(&run.layout)?.unwrap_or_else(|| CleanPoint::new(SystemTime::now()));
+        let before = point.clone();
+        for (id, (link, tree)) in &self.done {
+            if is_sealed(&run.layout, id, link, tree)? {
+                point.insert(id.clone(), link.clone());
+            }
+        }
+        if let Ok(layers) = run.layout.load_layers() {
+            point.keep(&layers);
+        }
+        if !point.says_as(&before) {
+            point.time = SystemTime::now();
+            point.store(&run.layout, &locked)?;
+        }
         Ok(())
     }
+}
+
+/// Whether the contents that were read are still there under a seal.
+fn is_sealed(layout: &Layout, id: &LayerId, link: &LinkId, tree: &TreeId) -> fsio::Result<bool> {
+    let Some(dir) = directory(&layout.overlay, id.as_str())? else { return Ok(false) };
+    let Some(diff) = directory(&dir, "diff")? else { return Ok(false) };
+    let same = read_link_id(&dir)?.as_ref() == Some(link) && TreeId::of(&diff)? == *tree;
+    let seal = dir.read(crate::overlay::SEAL, Seal::LIMIT).ok().and_then(|bytes| Seal::parse(&bytes).ok());
+    Ok(same && seal.is_some_and(|seal| seal.link == *link && seal.tree == *tree))
 }

@@ -221,3 +221,21 @@ pub fn live_staging() {
     assert!(!dir.join("temp-dir-1").exists());
     Target::find(&place.root()).unwrap();
 }
+
+/// A full check that repairs and ends clean marks what it read: the next one reads only what is new, or lost its seal.
+pub fn since_clean() {
+    let place = Place::ours(true);
+    let read = |args: &[&str]| {
+        let said = fsck(&place, args, "--since-clean");
+        (said.code, said.summary["layers"].as_u64().unwrap())
+    };
+    let since: &[&str] = &["--level", "full", "--since-clean"];
+    let (code, all) = read(since);
+    assert!(code == Some(0) && all > 1, "nothing is marked yet: {all}");
+    assert_eq!(read(&["--level", "full", "--repair"]), (Some(0), all));
+    assert_eq!(read(since), (Some(0), 0));
+    let target = Target::find(&place.root()).unwrap();
+    fs::remove_file(target.dir(injury::At::Middle).join("cstor-rs.seal")).unwrap();
+    assert_eq!(read(since), (Some(0), 1), "a layer without its seal is read");
+    assert_eq!(read(&["--level", "full"]), (Some(0), all));
+}

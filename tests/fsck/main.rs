@@ -97,11 +97,12 @@ fn trials() -> Vec<Trial> {
     trials.push(trial("beside::podman", beside::healed));
     trials.push(trial("codes::documented", codes::documented));
     trials.push(trial("codes::known", codes::known));
-    let flags: [(&str, fn()); 10] = [
+    let flags: [(&str, fn()); 11] = [
         ("prune", flags::prune),
         ("prune_keeps_what_can_be_healed", flags::prune_keeps_what_can_be_healed),
         ("image", flags::image),
         ("max_time", flags::max_time),
+        ("since_clean", flags::since_clean),
         ("usage", flags::usage),
         ("text", flags::text),
         ("journal_forward", flags::journal_forward),

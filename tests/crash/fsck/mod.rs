@@ -1,6 +1,7 @@
 //! Repairs of fsck: one that is cut short is finished or taken back by the next open, and done by the next run; whatever happens,
 //! no image is missing and no bytes of anybody's are nowhere.
 
+mod acts;
 mod medium;
 
 use std::collections::BTreeSet;
@@ -28,6 +29,7 @@ pub const TIERS: &[(&str, Tier)] = &[
     ("stop", stopped_everywhere),
     ("stop_recovery", recovery_stopped_everywhere),
     ("errno", one_error_everywhere),
+    ("acts", acts::between),
     ("kill", killed_everywhere),
     ("power", medium::power_lost_everywhere),
     ("sync", medium::every_sync_counts),
