@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 use super::elsewhere::Elsewhere;
 use crate::fsio::{self, Dir, Kind};
+use crate::history::History;
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
-use crate::layout::{Layout, Tables, TablesError, Users};
+use crate::layout::{Layout, OWN, Tables, TablesError, Users};
 use crate::metadata::{Image, Images, Layer, Layers, LoadError, Loose, big_data_file};
 use crate::overlay::{is_foreign, read_link_id};
 
@@ -296,6 +297,17 @@ impl Survey {
         }
         Some(list)
     }
+}
+
+/// The record that the history has of an image; none where there is no history.
+pub(super) fn remembered(layout: &Layout, id: &ImageId) -> fsio::Result<Option<Image>> {
+    #[derive(Deserialize)]
+    struct Named {
+        id: String,
+    }
+    let Some(own) = directory(&layout.root, OWN)? else { return Ok(None) };
+    let history = History::load(&own, |record| serde_json::from_str::<Named>(record).ok().map(|named| named.id))?;
+    Ok(history.get(id.as_str()).and_then(|json| Image::from_json(json).ok()).filter(|image| image.id() == Some(id)))
 }
 
 /// What people call an image.

@@ -7,7 +7,7 @@ use crate::fsck::Finding;
 use crate::fsck::code::Code;
 use crate::fsck::finding::Repair;
 use crate::fsck::fix::Fix;
-use crate::fsck::survey::directory;
+use crate::fsck::survey::{directory, remembered};
 use crate::fsio::{self, Kind};
 use crate::ids::{ImageId, LayerId};
 use crate::layout::split_name;
@@ -157,10 +157,21 @@ impl Quick<'_> {
                 })
             })
         });
-        has_manifest
-            && documents.chain.iter().all(|layer| {
-                self.survey.record(layer).is_some() || directory(&self.layout.overlay, layer.as_str()).is_ok_and(|dir| dir.is_some())
-            })
+        // One layer that is there is enough: programs remove an image's documents before its layers.
+        has_manifest && (documents.chain.is_empty() || documents.chain.iter().any(|layer| self.stands(layer)))
+    }
+
+    fn stands(&self, layer: &LayerId) -> bool {
+        self.survey.record(layer).is_some() || directory(&self.layout.overlay, layer.as_str()).is_ok_and(|dir| dir.is_some())
+    }
+
+    /// Whether the history knows an image whose config is lost, and whose top layer is there.
+    fn is_remembered(&self, id: &ImageId) -> fsio::Result<bool> {
+        if self.survey.documents.contains_key(id) {
+            return Ok(false);
+        }
+        let image = remembered(self.layout, id)?;
+        Ok(image.and_then(|image| image.layer().and_then(Loose::known).cloned()).is_some_and(|top| self.stands(&top)))
     }
 
     fn orphan_images(&mut self) -> fsio::Result<()> {
@@ -171,7 +182,7 @@ impl Quick<'_> {
                 continue;
             }
             let path = format!("overlay-images/{id}");
-            let finding = if kind == Kind::Dir && self.is_whole(&id) {
+            let finding = if kind == Kind::Dir && (self.is_whole(&id) || self.is_remembered(&id)?) {
                 Finding::new(Code::ImageRecordMissing, Repair::Offline, Fix::Tables, "make its record anew from what is on disk")
             } else {
                 let bytes = directory(&self.layout.images, id.as_str())?.as_ref().map_or(0, super::super::size::of_tree);

@@ -48,7 +48,7 @@ pub(super) fn mend(layout: &Layout, survey: &Survey, layers: &Layers) -> Result<
     let mut taken: HashSet<String> = table.iter().flat_map(|image| image.names().to_vec()).collect();
     let mut nameless = Vec::new();
     for (id, documents) in survey.documents.iter().filter(|(id, _)| table.get(id).is_none() && !held.images.contains(*id)) {
-        let has_layers = documents.chain.iter().all(|layer| layers.get(layer).is_some());
+        let has_layers = documents.chain.is_empty() || documents.chain.iter().any(|layer| layers.get(layer).is_some());
         let Some(dir) = directory(&layout.images, id.as_str())? else { continue };
         let on_disk = items(&dir)?;
         if !has_layers || !on_disk.iter().any(|(item, _)| item.key.starts_with("manifest")) {
@@ -65,6 +65,17 @@ pub(super) fn mend(layout: &Layout, survey: &Survey, layers: &Layers) -> Result<
         // What podman did since goes before what the history says.
         let names: Vec<String> = image.names().iter().filter(|name| taken.insert((*name).clone())).cloned().collect();
         restored.push(if names.len() == image.names().len() { image } else { image.only_named(&names)? });
+    }
+    for (name, kind) in layout.images.entries()? {
+        // Its config is lost: the record says what it was, and it is fetched by its digest.
+        let Some(id) = name.to_str().filter(|_| kind == Kind::Dir).and_then(|name| name.parse::<ImageId>().ok()) else { continue };
+        let known = table.get(&id).is_some() || survey.documents.contains_key(&id) || held.images.contains(&id);
+        let donor = if known { None } else { history.get(id.as_str()).and_then(|json| Image::from_json(json).ok()) };
+        let Some(donor) = donor.filter(|donor| donor.id() == Some(&id)) else { continue };
+        if donor.layer().and_then(Loose::known).is_some_and(|top| layers.get(top).is_some()) {
+            let names: Vec<String> = donor.names().iter().filter(|name| taken.insert((*name).clone())).cloned().collect();
+            restored.push(donor.only_named(&names)?);
+        }
     }
     if restored.is_empty() && changed.is_empty() && !shadowed && !whole {
         return Ok((None, nameless));
