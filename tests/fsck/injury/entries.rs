@@ -42,7 +42,6 @@ pub const ALL: &[Injury] = &[
         let file = t.first(|path, meta| meta.is_file() && has_xattr(path, "security.capability"))?;
         at(&file, lremovexattr(&file, "security.capability").map_err(Into::into))
     }),
-    // The tar has an entry for it.
     entry("opaque-lost", &["entry-xattr"], |t| {
         let dir = t.first(|path, meta| meta.is_dir() && has_xattr(path, "trusted.overlay.opaque"))?;
         at(&dir, lremovexattr(&dir, "trusted.overlay.opaque").map_err(Into::into))
