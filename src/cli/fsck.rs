@@ -79,7 +79,13 @@ enum Depth {
 pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let stop = signals::listen().context("listen for signals")?;
     let supply = match &args.refetch {
-        Some(source) => Some(refetch(args, source.as_deref(), &stop)?),
+        Some(source) => match refetch(args, source.as_deref(), &stop) {
+            Ok(supply) => Some(supply),
+            Err(error) => {
+                tell(format_args!("error: {}", exit::chain(&error)));
+                return Ok(ExitCode::from(bits::USAGE));
+            }
+        },
         None => None,
     };
     let shown = Shown::new(args.quiet || args.json);

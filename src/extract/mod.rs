@@ -35,6 +35,6 @@ pub use decompress::Compression;
 #[cfg(feature = "registry")]
 pub(crate) use decompress::zstd_decoder;
 pub use error::ExtractError;
-pub use examine::{Difference, DifferenceKind, Examine, Examined, examine};
+pub use examine::{Difference, DifferenceKind, Examine, Examined, Mended, examine, mend_attributes};
 pub use layer::{Extracted, Options, layer};
 pub use verify::{Depth, verify};

@@ -62,7 +62,7 @@ struct Opened {
     diff_id: Digest,
     mapped: bool,
     /// The length of its tar by the record, in bytes.
-    size: Option<u64>,
+    size: i64,
 }
 
 /// What the examination of a layer came to.
@@ -77,9 +77,15 @@ pub(super) enum Verdict {
     Failed(fsio::Error),
 }
 
-/// Whether the contents of a layer are just what a tar-split says, and make its DiffID.
-pub(super) fn is_sound(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<bool> {
-    Ok(read(run, diff, split, diff_id, false)?.is_some_and(|seen| seen.is_sound()))
+/// In what the contents of a layer are not what a tar-split says that is not the layer's yet; `None`: it was stopped.
+pub(super) fn against(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest) -> fsio::Result<Option<Seen>> {
+    read(run, diff, split, diff_id, false)
+}
+
+/// Whether all but the contents of files is what a tar-split says: they are not read.
+pub(super) fn is_as_headers_say(run: &Run<'_>, diff: &Dir, split: &File) -> fsio::Result<bool> {
+    let how = Examine { diff_id: None, contents: false, limit: 1, progress: &|_, _| {}, stop: &run.stop };
+    Ok(extract::examine(diff, split, &how)?.is_some_and(|seen| seen.is_sound()))
 }
 
 fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool) -> fsio::Result<Option<Seen>> {
@@ -92,9 +98,6 @@ fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool)
     };
     let how = Examine { diff_id: Some(diff_id), contents: true, limit: LIMIT, progress: &progress, stop: &run.stop };
     let mut seen = extract::examine(diff, split, &how)?;
-    if let Some(seen) = &mut seen {
-        topmost(seen);
-    }
     if let Some(seen) = seen.as_mut().filter(|_| mapped) {
         // An id mapping gave its files other owners, and only it knows which.
         seen.differences.retain(|one| one.kind != DifferenceKind::Owner);
@@ -102,9 +105,9 @@ fn read(run: &Run<'_>, diff: &Dir, split: &File, diff_id: &Digest, mapped: bool)
     Ok(seen)
 }
 
-/// Of what is in a directory that is one too many nothing need be said.
-fn topmost(seen: &mut Seen) {
-    let extra: HashSet<Vec<u8>> = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.clone()).collect();
+/// The names that are not the layer's, without those in a directory that is one of them.
+pub(super) fn topmost(seen: &Seen) -> Vec<Vec<u8>> {
+    let extra: HashSet<&[u8]> = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.as_slice()).collect();
     let within = |path: &[u8]| {
         let mut at = path;
         while let Some(slash) = at.iter().rposition(|b| *b == b'/') {
@@ -115,7 +118,7 @@ fn topmost(seen: &mut Seen) {
         }
         false
     };
-    seen.differences.retain(|one| !(one.is_extra() && within(&one.path)));
+    seen.differences.iter().filter(|one| one.is_extra() && !within(&one.path)).map(|one| one.path.clone()).collect()
 }
 
 fn open(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Option<Opened>> {
@@ -130,7 +133,7 @@ fn open(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Option<Ope
         Err(error) => return Err(error),
     };
     let identity = Identity { id: id.clone(), link: read_link_id(&dir)?, tree: TreeId::of(&diff)? };
-    let size = u64::try_from(record.diff_size()).ok();
+    let size = record.diff_size();
     Ok(Some(Opened { identity, diff, split, diff_id: diff_id.clone(), mapped: record.has_id_maps(), size }))
 }
 
@@ -155,7 +158,7 @@ fn try_layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Verdi
         }
         // The tar-split of something else: what it says of the files means nothing.
         let bytes = split::facts(&opened.split)?.map(|facts| facts.tar_bytes);
-        if let (Some(bytes), Some(size)) = (bytes, opened.size)
+        if let (Some(bytes), Ok(size)) = (bytes, u64::try_from(opened.size))
             && bytes != size
             && !seen.split_is_damaged()
         {
@@ -163,19 +166,21 @@ fn try_layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Verdi
             let kind = DifferenceKind::SplitDigest;
             seen.differences.insert(0, Difference { kind, path: Vec::new(), expected, seen: seen_bytes });
         }
-    } else if let Some(size) = opened.size
-        && !opened.mapped
+    } else if !opened.mapped
         && let Some(facts) = split::facts(&opened.split)?
-        && facts.tar_bytes != size
+        && i64::try_from(facts.tar_bytes).ok() != Some(opened.size)
     {
-        run.sized(id, size, facts.tar_bytes);
+        run.sized(id, opened.size, facts.tar_bytes);
     }
     Ok(Verdict::Seen(opened.identity, Box::new(seen)))
 }
 
-/// Examines layers, several at once, until the time is up. One at least is read to its end, so that many short runs come to an
+/// Examines layers, several at once, until the time is up, if that matters. One at least is read to its end, so that many short runs come to an
 /// end too.
-pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap<LayerId, Verdict> {
+pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId], however_late: bool) -> HashMap<LayerId, Verdict> {
+    // The largest first: the last one to be read is then a small one.
+    let mut ids: Vec<&LayerId> = ids.iter().collect();
+    ids.sort_by_key(|id| std::cmp::Reverse(survey.record(id).map_or(0, |record| record.diff_size())));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(HashMap::new());
     let late = AtomicBool::new(false);
@@ -184,8 +189,8 @@ pub(super) fn layers(run: &Run<'_>, survey: &Survey, ids: &[LayerId]) -> HashMap
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(id) = ids.get(at) else { return };
-                    if at > 0 && run.is_late() {
+                    let Some(id) = ids.get(at).copied() else { return };
+                    if at > 0 && !however_late && run.is_late() {
                         late.store(true, Ordering::Relaxed);
                     }
                     let verdict = if late.load(Ordering::Relaxed) || run.is_stopped() { Verdict::Stopped } else { layer(run, survey, id) };
@@ -208,7 +213,12 @@ pub(super) fn findings(id: &LayerId, seen: &Examined) -> Vec<Finding> {
     }
     // A file that is replaced gets its attributes too.
     let replaced: HashSet<&[u8]> = seen.differences.iter().filter(|one| one.needs_bytes()).map(|one| one.path.as_slice()).collect();
-    let told = seen.differences.iter().filter(|one| one.needs_bytes() || !replaced.contains(one.path.as_slice()));
+    let topmost: HashSet<Vec<u8>> = topmost(seen).into_iter().collect();
+    let told = seen
+        .differences
+        .iter()
+        .filter(|one| one.needs_bytes() || !replaced.contains(one.path.as_slice()))
+        .filter(|one| !one.is_extra() || topmost.contains(&one.path));
     let mut list: Vec<Finding> = told.map(|one| finding(id, one, fix())).collect();
     if seen.more > 0 {
         list.push(

@@ -17,6 +17,7 @@ use super::state::State;
 use super::supply::Supply;
 use super::survey::{Survey, called};
 use super::{check, drop};
+use crate::fsio::Kind;
 use crate::ids::{ImageId, LayerId};
 use crate::layout::{Layout, LayoutError};
 use crate::metadata::Loose;
@@ -159,7 +160,7 @@ pub(super) struct Run<'a> {
     begun: Instant,
     unchecked: AtomicBool,
     nameless: Mutex<Vec<ImageId>>,
-    sizes: Mutex<Vec<(LayerId, u64, u64)>>,
+    sizes: Mutex<Vec<(LayerId, i64, u64)>>,
 }
 
 impl Run<'_> {
@@ -172,7 +173,7 @@ impl Run<'_> {
     }
 
     /// The length of a layer's tar is another one than its record says.
-    pub fn sized(&self, id: &LayerId, said: u64, seen: u64) {
+    pub fn sized(&self, id: &LayerId, said: i64, seen: u64) {
         self.sizes.lock().unwrap_or_else(PoisonError::into_inner).push((id.clone(), said, seen));
     }
 
@@ -232,6 +233,10 @@ pub fn run(
     let mut first = None;
     if how.repair && layout.links.path() == layout.overlay.path() {
         // Everything else looks into it. What it held is found missing, layer by layer.
+        let stands = layout.overlay.meta("l").map_err(TxnError::from)?;
+        if stands.is_some_and(|meta| meta.kind != Kind::Dir) {
+            layout.overlay.unlink("l").map_err(TxnError::from)?;
+        }
         layout.overlay.ensure_dir("l", 0o755).map_err(TxnError::from)?;
         layout = store.layout_for_check()?;
         let action = "make it, and an entry for each layer";
@@ -266,6 +271,11 @@ pub fn run(
     left.extend(full(&run, &survey, &left, &mut summary)?);
     if how.prune {
         drop::unhealed(&run, &mut left);
+        if left.iter().any(|finding| finding.result == Outcome::Dropped) {
+            // What was only there for what is gone.
+            let known: HashSet<Key> = left.iter().map(Finding::key).collect();
+            left.extend(rounds(&run)?.into_iter().filter(|finding| !known.contains(&finding.key())));
+        }
     }
     for id in run.nameless.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let action = "`cstor-rs tag` gives it a name";
@@ -482,18 +492,25 @@ fn full(run: &Run<'_>, survey: &Survey, known: &[Finding], summary: &mut Summary
     let damaged: HashSet<LayerId> = known.iter().filter(|f| matches!(f.fix, Fix::Contents { .. })).filter_map(Finding::layer_id).collect();
     let mut state = State::load(&run.layout).unwrap_or_default();
     let wanted = (!run.how.images.is_empty()).then(|| run.wanted_layers(survey));
+    let mut seen = HashSet::new();
     let ids: Vec<LayerId> = survey
         .records()
         .filter(|record| !record.incomplete() && record.diff_digest().is_some())
         .filter_map(|record| record.id().cloned())
-        .filter(|id| !damaged.contains(id) && wanted.as_ref().is_none_or(|wanted| wanted.contains(id)))
+        .filter(|id| !damaged.contains(id) && wanted.as_ref().is_none_or(|wanted| wanted.contains(id)) && seen.insert(id.clone()))
         .filter(|id| !state.is_done(run, id))
         .collect();
-    let bytes = ids.iter().filter_map(|id| survey.record(id)).filter_map(|r| u64::try_from(r.diff_size()).ok()).sum();
-    run.how.progress.begin(ids.len(), bytes);
+    // What an earlier run of this check has found damaged is said again, after all that was not read yet.
+    let (again, ids): (Vec<LayerId>, Vec<LayerId>) = ids.into_iter().partition(|id| state.is_damaged(id));
+    let bytes = ids.iter().chain(&again).filter_map(|id| survey.record(id)).filter_map(|r| u64::try_from(r.diff_size()).ok()).sum();
+    run.how.progress.begin(ids.len() + again.len(), bytes);
     let mut list = Vec::new();
-    let mut verdicts = examine::layers(run, survey, &ids);
-    for id in &ids {
+    let mut verdicts = examine::layers(run, survey, &ids, false);
+    if !again.is_empty() && !verdicts.values().any(|verdict| matches!(verdict, Verdict::Stopped)) {
+        // They are few, or the store is lost: however late it is, or no run would ever be the last.
+        verdicts.extend(examine::layers(run, survey, &again, true));
+    }
+    for id in ids.iter().chain(&again) {
         match verdicts.remove(id) {
             Some(Verdict::Seen(identity, seen)) => {
                 summary.layers += 1;
@@ -501,6 +518,7 @@ fn full(run: &Run<'_>, survey: &Survey, known: &[Finding], summary: &mut Summary
                 if seen.is_sound() {
                     state.done(&identity);
                 } else {
+                    state.damaged(id);
                     list.extend(heal(run, survey, id, &seen));
                 }
             }

@@ -1,9 +1,10 @@
 //! What a full check that was stopped has read already: `cstor-rs/fsck-state`.
 //!
-//! One JSON object: `version` 1, and `done`, by layer the LINKID and the identity of `diff` that were found sound. It goes when a
+//! One JSON object: `version` 1; `done`, by layer the LINKID and the identity of `diff` that were found sound; `damaged`, the layers
+//! that were not. It goes when a
 //! full check comes to its end; one that cannot be read says that nothing was done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,13 +28,15 @@ const VERSION: u32 = 1;
 pub(super) struct State {
     version: u32,
     done: BTreeMap<LayerId, (LinkId, TreeId)>,
+    #[serde(default)]
+    damaged: BTreeSet<LayerId>,
     #[serde(skip)]
     clean: Option<CleanPoint>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { version: VERSION, done: BTreeMap::new(), clean: None }
+        Self { version: VERSION, done: BTreeMap::new(), damaged: BTreeSet::new(), clean: None }
     }
 }
 
@@ -70,6 +73,16 @@ impl State {
         if let Some(link) = &identity.link {
             self.done.insert(identity.id.clone(), (link.clone(), identity.tree));
         }
+    }
+
+    /// A layer was read and is damaged.
+    pub fn damaged(&mut self, id: &LayerId) {
+        self.damaged.insert(id.clone());
+    }
+
+    /// Whether an earlier run of this check has found a layer damaged.
+    pub fn is_damaged(&self, id: &LayerId) -> bool {
+        self.damaged.contains(id)
     }
 
     /// Ends a run: one that was stopped leaves what it has read, another what is clean.

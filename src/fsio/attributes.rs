@@ -93,6 +93,17 @@ impl Dir {
         self.seam.change("lsetxattr", at, Op::SetXattr(at, key, value), || sys::lsetxattr(&path, key, value, sys::XattrFlags::empty()))
     }
 
+    /// Removes an extended attribute of a name; a link is not followed.
+    ///
+    /// # Errors
+    ///
+    /// That of lremovexattr(2); ENODATA if it has none of this name.
+    pub fn remove_xattr(&self, name: impl AsRef<OsStr>, key: &[u8]) -> Result<()> {
+        let (name, at) = self.name(&name)?;
+        let path = self.proc_path(name);
+        self.seam.change("lremovexattr", at, Op::RemoveXattr(at, key), || sys::lremovexattr(&path, key))
+    }
+
     /// An extended attribute of a name, or `None` where it has none of this name; a link is not followed.
     ///
     /// # Errors

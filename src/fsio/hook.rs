@@ -73,6 +73,8 @@ pub enum Op<'a> {
     Times(At<'a>),
     /// An extended attribute: name, value.
     SetXattr(At<'a>, &'a [u8], &'a [u8]),
+    /// An extended attribute is removed: name.
+    RemoveXattr(At<'a>, &'a [u8]),
     /// The LastWrite token in a lock file: never synced, by design.
     Token(At<'a>, &'a [u8]),
 }

@@ -122,6 +122,17 @@ impl GoTemp {
         Ok(same_dir && same_stage && self.lock.is_at(&tempdirs, &self.name.lock())?)
     }
 
+    /// Brings its names to the medium, from `overlay/` on.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub(super) fn sync_name(&self, overlay: &Dir) -> fsio::Result<()> {
+        self.dir.sync()?;
+        self.tempdirs.sync()?;
+        overlay.sync()
+    }
+
     /// `trash/` in it, if it exists.
     pub(super) fn trash(&self) -> fsio::Result<Option<Dir>> {
         optional(self.dir.dir(TRASH))

@@ -16,6 +16,8 @@ pub use users::{Mounted, User, Users, mounted};
 
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::fsio::{self, Dir, Seam, optional};
 use crate::ids::{Digest, ImageId, LayerId, Owner, TxnId};
 use crate::metadata::{self, Images, Layers, LoadError};
@@ -226,15 +228,20 @@ impl Layout {
         })
     }
 
-    /// Opens a store that may be damaged: where `overlay/l` is missing, its handle is that of `overlay/`, in which no LINKID is
+    /// Opens a store that may be damaged: where `overlay/l` is missing or no directory, its handle is that of `overlay/`, in which no LINKID is
     /// found either.
     ///
     /// # Errors
     ///
     /// As [`Layout::open`] without `NoLinks`.
     pub fn open_for_check(graphroot: &Path, runroot: &Path, seam: &Seam) -> Result<Self, LayoutError> {
+        let no_links = |error: &LayoutError| match error {
+            LayoutError::NoLinks { .. } => true,
+            LayoutError::Disk(error) => error.path.ends_with("overlay/l") && (error.is(Errno::NOTDIR) || error.is(Errno::LOOP)),
+            _ => false,
+        };
         match Self::open(graphroot, runroot, seam) {
-            Err(LayoutError::NoLinks { .. }) => {
+            Err(error) if no_links(&error) => {
                 let root = Dir::open(graphroot, seam.clone())?;
                 let overlay = root.dir("overlay")?;
                 Ok(Self {

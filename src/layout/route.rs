@@ -118,6 +118,19 @@ impl Route {
         Ok(stage)
     }
 
+    /// Brings the name of a living transaction's staging directory to the medium: what is in it is there already.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn sync_name(&self) -> fsio::Result<()> {
+        match &self.way {
+            Way::Own => self.stage.sync(),
+            Way::Temp(Some(temp)) => temp.sync_name(&self.overlay),
+            Way::Temp(None) => Ok(()),
+        }
+    }
+
     /// The route for ending a dead transaction, which may need a place to throw into.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::act::{make_link, own_layer, place_split, replace_file};
@@ -15,9 +16,10 @@ use super::bury::{bury_image, bury_layer};
 use super::heal::damaged_layer;
 use super::run::{StepError, World};
 use super::step::Place;
+use crate::extract::{Mended, mend_attributes};
 use crate::fsio::{Dir, Kind, optional};
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
-use crate::layout::TEMPDIRS;
+use crate::layout::{TEMPDIRS, Tables, split_name};
 use crate::overlay;
 
 /// One repair that is no exchange of contents.
@@ -61,6 +63,15 @@ pub enum Mend {
         id: LayerId,
         /// Its LINKID.
         link: LinkId,
+    },
+    /// What the headers in a layer's tar-split say is put right in place, contents apart.
+    Attributes {
+        /// The layer's id.
+        id: LayerId,
+        /// Its LINKID.
+        link: LinkId,
+        /// Names that are not the layer's, and go.
+        remove: Vec<Vec<u8>>,
     },
     /// What stands in `overlay/`, `l/` and `overlay-layers/` under an id without a record is removed.
     BuryLayer {
@@ -136,6 +147,8 @@ impl Mend {
             Self::Document { image, .. } => vec![Place::Image(image.clone()), Place::StagedImage(image.clone())],
             Self::Split { .. } => vec![Place::Layers, Place::LayerSide],
             Self::Unseal { id, .. } => vec![Place::LayerDir(id.clone())],
+            // Every object is synced where it is changed.
+            Self::Attributes { .. } => vec![],
             Self::BuryLayer { .. } => vec![Place::Overlay, Place::Links, Place::Layers, Place::LayerSide, Place::Trash],
             Self::BuryImage { .. } => vec![Place::Images, Place::ImageSide],
             // The place itself is synced on the spot.
@@ -146,7 +159,11 @@ impl Mend {
     /// The layer that is touched.
     pub fn layer(&self) -> Option<&LayerId> {
         match self {
-            Self::Around { id, .. } | Self::Split { id, .. } | Self::Unseal { id, .. } | Self::BuryLayer { id, .. } => Some(id),
+            Self::Around { id, .. }
+            | Self::Split { id, .. }
+            | Self::Unseal { id, .. }
+            | Self::Attributes { id, .. }
+            | Self::BuryLayer { id, .. } => Some(id),
             Self::DropLink { .. } | Self::Document { .. } | Self::BuryImage { .. } | Self::Stray { .. } => None,
         }
     }
@@ -183,6 +200,7 @@ impl Mend {
                 }
                 Ok(())
             }
+            Self::Attributes { id, link, remove } => attributes(w, id, link, remove),
             // Of all that stands there fsck has seen that no record names it; a record that came since makes it somebody's.
             Self::BuryLayer { id, link } => {
                 if w.has_layer(id)? {
@@ -292,6 +310,29 @@ fn temp_dir(w: &mut World<'_>, dir: &Dir, name: &str, beside_layers: bool) -> Re
         dir.unlink(&lock_name)?;
     }
     Ok(dir.sync()?)
+}
+
+fn attributes(w: &mut World<'_>, id: &LayerId, link: &LinkId, remove: &[Vec<u8>]) -> Result<(), StepError> {
+    let Some(dir) = own_layer(w, id, link)? else { return Ok(()) };
+    let (Some(diff), Some(split)) = (optional(dir.dir("diff"))?, optional(w.layout.layers.file(split_name(id)))?) else { return Ok(()) };
+    // Nobody may be reading what changes; in a commit, too, since who mounts it does not ask for the store's locks.
+    if let Some(user) = Tables::load(w.layout)?.user_of(w.layout, id)? {
+        tracing::warn!(layer = %id, user, "stays damaged: it is in use; stop that and repair again");
+        return Ok(());
+    }
+    match mend_attributes(&diff, &split, remove) {
+        Ok(Mended::Done { .. }) => Ok(()),
+        Ok(Mended::Refused { path, why }) => {
+            tracing::info!(layer = %id, path = %String::from_utf8_lossy(&path), why, "cannot be put right in place");
+            Ok(())
+        }
+        // What stands there now is not what fsck saw. To try that again at every open would end the same way each time.
+        Err(error) if [Errno::NOTEMPTY, Errno::EXIST, Errno::NOTDIR, Errno::ISDIR].iter().any(|e| error.is(*e)) => {
+            tracing::warn!(layer = %id, error = &error as &dyn std::error::Error, "is changing, and stays as it is; repair again");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn drop_link(w: &mut World<'_>, name: &str, target: Option<&[u8]>) -> Result<(), StepError> {

@@ -69,23 +69,31 @@ impl WriteTxn {
         match self.staging()?.sync {
             SyncMode::None => {}
             _ if layers.is_empty() && images.is_empty() => {
-                if sets_data || mends {
-                    super::files::sync_tree(&self.staging()?.image_side)?;
-                }
                 if mends {
-                    super::files::sync_tree(&self.staging()?.stage)?;
-                    super::files::sync_tree(&self.staging()?.layer_side)?;
+                    self.sync_staging()?;
+                } else if sets_data {
+                    super::files::sync_tree(&self.staging()?.image_side)?;
                 }
             }
             SyncMode::Filesystem => self.staging()?.filesystems.iter().try_for_each(fsio::Dir::sync_filesystem)?,
             SyncMode::Files => {
-                super::files::sync_tree(&self.staging()?.stage)?;
-                super::files::sync_tree(&self.staging()?.layer_side)?;
-                super::files::sync_tree(&self.staging()?.image_side)?;
+                self.sync_staging()?;
                 self.sync_verified(layers)?;
             }
         }
         Ok(())
+    }
+
+    /// What is staged, file by file, and the names of the directories that it lies in: without a table to rename nothing else
+    /// syncs those, and an intent that is there goes forward without what it was to put in place.
+    fn sync_staging(&self) -> Result<(), TxnError> {
+        let staging = self.staging()?;
+        for dir in [&staging.stage, &staging.layer_side, &staging.image_side] {
+            super::files::sync_tree(dir)?;
+        }
+        staging.route.sync_name()?;
+        self.layout.layers.sync()?;
+        Ok(self.layout.images.sync()?)
     }
 
     /// What others wrote and this transaction seals: nobody may have synced it.

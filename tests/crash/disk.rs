@@ -56,6 +56,8 @@ pub enum Change {
     SyncFile(PathBuf),
     SyncDir(PathBuf),
     SyncFs,
+    /// All but what lies in this directory, and its name.
+    SyncFsBut(PathBuf),
     Nothing,
 }
 
@@ -134,7 +136,7 @@ impl Hook for Log {
             Op::Exchange(one, other) => Change::Exchange(self.path(one), self.path(other)),
             Op::Link(from, to) => Change::Link(self.path(from), self.path(to)),
             Op::Unlink(at) | Op::Rmdir(at) => Change::Remove(self.path(at)),
-            Op::Chmod(at, _) | Op::Chown(at, ..) | Op::Times(at) | Op::SetXattr(at, ..) => attrs(at),
+            Op::Chmod(at, _) | Op::Chown(at, ..) | Op::Times(at) | Op::SetXattr(at, ..) | Op::RemoveXattr(at, ..) => attrs(at),
             other => panic!("the model does not know {other:?}"),
         };
         self.changes.lock().unwrap().push(change);
@@ -365,6 +367,22 @@ impl Disk {
                         self.keep(&pending);
                     } else {
                         self.pending.push(pending);
+                    }
+                }
+            }
+            Change::SyncFsBut(aside) => {
+                let paths = self.paths();
+                let out = |dir: &usize, name: &OsString| paths.get(dir).is_some_and(|path| path.join(name).starts_with(aside));
+                for pending in std::mem::take(&mut self.pending) {
+                    if pending.0.iter().any(|(dir, name, ..)| out(dir, name)) {
+                        self.pending.push(pending);
+                    } else {
+                        self.keep(&pending);
+                    }
+                }
+                for inode in 0..self.inodes.len() {
+                    if paths.get(&inode).is_none_or(|path| !path.starts_with(aside)) {
+                        self.settle(inode);
                     }
                 }
             }

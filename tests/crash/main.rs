@@ -10,6 +10,7 @@
 //! | foreign | the same for what podman wrote and never synced, and a transaction builds on |
 //! | sync | each sync taken away on that disk: a test that does not fail then proves nothing |
 //! | settle | all of these for what settling seals |
+//! | fsck | all of these for what fsck repairs |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
@@ -18,19 +19,24 @@ mod disk;
 #[path = "../common/fixture.rs"]
 #[allow(dead_code)]
 mod fixture;
+mod fsck;
 mod hooks;
+mod injury;
 mod kill;
 #[path = "../common/oracle.rs"]
 mod oracle;
 mod power;
 mod settle;
+#[path = "../fsck/snapshot.rs"]
+#[allow(dead_code)]
+mod snapshot;
 mod stop;
 mod work;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> std::process::ExitCode {
-    if let Some(code) = kill::child() {
+    if let Some(code) = kill::child().or_else(fsck::child) {
         return code;
     }
     power::hush_caught_panics();
@@ -68,6 +74,14 @@ fn main() -> std::process::ExitCode {
             run();
             Ok(())
         }));
+    }
+    for case in injury::ALL {
+        for (tier, run) in fsck::TIERS {
+            trials.push(Trial::test(format!("fsck_{tier}::{}", case.name), move || {
+                run(case);
+                Ok(())
+            }));
+        }
     }
     libtest_mimic::run(&args, trials).exit_code()
 }

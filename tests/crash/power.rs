@@ -131,6 +131,17 @@ pub fn hush_caught_panics() {
     }));
 }
 
+/// What is wrong, a panic being an answer as well.
+pub fn caught<T>(check: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    CAUGHT.set(true);
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
+    CAUGHT.set(false);
+    checked.unwrap_or_else(|panic| match panic.downcast::<String>() {
+        Ok(text) => Err(*text),
+        Err(_) => Err("panicked".to_owned()),
+    })
+}
+
 /// What is wrong with a state that a power cut left, if anything.
 fn judge(expected: &Expected, disk: &Disk, decided: bool, what: &str) -> Result<(), String> {
     let temp = temp();
@@ -143,18 +154,11 @@ fn judge(expected: &Expected, disk: &Disk, decided: bool, what: &str) -> Result<
     }
     // The checks panic, which a control run catches here.
     let (temp, what) = (temp.path().to_owned(), what.to_owned());
-    CAUGHT.set(true);
-    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    caught(move || {
         reopen(&temp, &what);
-        check_after(expected, &temp, decided, &what)
-    }));
-    CAUGHT.set(false);
-    checked
-        .map_err(|panic| match panic.downcast::<String>() {
-            Ok(text) => *text,
-            Err(_) => "panicked".to_owned(),
-        })
-        .and_then(|after| if after || !visible { Ok(()) } else { Err("was visible, and was taken back".to_owned()) })
+        Ok(check_after(expected, &temp, decided, &what))
+    })
+    .and_then(|after| if after || !visible { Ok(()) } else { Err("was visible, and was taken back".to_owned()) })
 }
 
 /// Every state of one log; calls `bad` with what is wrong until it says stop.
@@ -251,9 +255,9 @@ pub fn recovery_everywhere(work: &Work) {
 }
 
 /// A sync by what it is for: transaction and ids out of its path.
-fn role(change: &Change) -> Option<String> {
+pub fn role(change: &Change) -> Option<String> {
     let path = match change {
-        Change::SyncFs => return Some("syncfs".to_owned()),
+        Change::SyncFs | Change::SyncFsBut(_) => return Some("syncfs".to_owned()),
         Change::SyncFile(path) | Change::SyncDir(path) => path,
         _ => return None,
     };
@@ -269,6 +273,7 @@ fn role(change: &Change) -> Option<String> {
 
 /// A rename is on the medium after an fsync of either directory: one of each pair may go, not both.
 const PAIRS: &[(&str, &str)] = &[
+    ("overlay-images/ID", "overlay-images/.cstor-rs-TXN/ID"),
     ("overlay", "cstor-rs/stage/TXN"),
     ("overlay", "cstor-rs/trash/TXN"),
     ("overlay-layers", "overlay-layers/.cstor-rs-TXN"),
@@ -280,6 +285,11 @@ const PAIRS: &[(&str, &str)] = &[
     ("overlay-images", "overlay-images"),
     ("overlay-layers", "overlay-layers"),
 ];
+
+/// Whether two syncs do the same for one rename.
+pub fn is_pair(one: &str, other: &str) -> bool {
+    PAIRS.iter().any(|(a, b)| (one == *a && other == *b) || (one == *b && other == *a))
+}
 
 /// Syncs that no power cut on the model misses, and why they are there.
 const NEEDLESS: &[(&str, &str)] = &[
@@ -317,8 +327,7 @@ pub fn every_sync_counts(work: &Work) {
             alone += 1;
             continue;
         }
-        let partner = |other: &str| PAIRS.iter().any(|(a, b)| (role == a && other == *b) || (role == b && other == *a));
-        let mut both = syncs.iter().filter(|(other, name)| other != index && partner(name)).map(|(other, _)| *other);
+        let mut both = syncs.iter().filter(|(other, name)| other != index && is_pair(role, name)).map(|(other, _)| *other);
         let mut pair = |other: usize| caught(&[*index.min(&other), *index.max(&other)]).is_some();
         if both.any(&mut pair) {
             paired += 1;

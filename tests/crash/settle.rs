@@ -38,13 +38,13 @@ fn run(top: &Path, hook: Option<Arc<dyn Hook>>, sync: SyncMode) -> Result<Settle
 }
 
 /// What the store is when nothing has happened to it.
-struct Good {
+pub struct Good {
     said: Said,
     layers: Vec<(String, String, Vec<String>)>,
 }
 
 impl Good {
-    fn of(top: &Path) -> Self {
+    pub fn of(top: &Path) -> Self {
         let root = top.join("root");
         let said = oracle::read(&root).unwrap();
         let table: Vec<serde_json::Value> =
@@ -72,7 +72,7 @@ impl Good {
     }
 
     /// No seal lies. Gives the sealed layers.
-    fn sealed(&self, root: &Path) -> Result<BTreeSet<String>, String> {
+    pub fn sealed(&self, root: &Path) -> Result<BTreeSet<String>, String> {
         let mut sealed = BTreeSet::new();
         for layer in &self.layers {
             let id = &layer.0;

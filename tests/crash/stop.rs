@@ -51,17 +51,17 @@ pub fn reopen(root: &Path, what: &str) -> Vec<String> {
 }
 
 /// The bytes of each table, and of its lock file.
-type Tokens = [(Option<Vec<u8>>, Option<Vec<u8>>); 2];
+pub type Tokens = [(Option<Vec<u8>>, Option<Vec<u8>>); 2];
 
 /// The tokens of both tables: who has read a table under one token must see another once the table has changed.
-fn tokens(root: &Path) -> Tokens {
+pub fn tokens(root: &Path) -> Tokens {
     ["overlay-layers/layers", "overlay-images/images"].map(|name| {
         let read = |suffix: &str| std::fs::read(root.join("root").join(format!("{name}.{suffix}"))).ok();
         (read("json"), read("lock"))
     })
 }
 
-fn check_tokens(root: &Path, before: &Tokens, what: &str) {
+pub fn check_tokens(root: &Path, before: &Tokens, what: &str) {
     for (then, now) in before.iter().zip(tokens(root)) {
         let empty = |bytes: &Option<Vec<u8>>| bytes.as_deref().is_none_or(|bytes| bytes == b"[]");
         if then.0 != now.0 && !(empty(&then.0) && empty(&now.0)) {

@@ -151,7 +151,10 @@ pub const ALL: &[Trap] = &[
 ];
 
 /// Every file that fsck reads, each with a fifo in its place.
-pub const FIFOS: &[(&str, fn(&Target) -> PathBuf)] = &[
+/// What is replaced, and where it lies.
+type Stand = (&'static str, fn(&Target) -> PathBuf);
+
+pub const FIFOS: &[Stand] = &[
     ("link", |t| t.dir(At::Middle).join("link")),
     ("lower", |t| t.dir(At::Top).join("lower")),
     ("lower-layers", |t| t.dir(At::Top).join("lower-layers")),

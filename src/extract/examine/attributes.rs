@@ -49,6 +49,11 @@ impl Attributes {
         }
     }
 
+    /// What a whiteout gets besides its owner.
+    pub(super) fn of_whiteout(owner: (u32, u32)) -> Self {
+        Self { owner, mode: Some(0), times: None, xattrs: Vec::new(), may_have_more: true, opaque: None }
+    }
+
     /// What a further name's header makes of the shared inode.
     pub(super) fn overlay(&mut self, over: Self) {
         // The change of an owner drops it, as it does while the layer is unpacked.
@@ -77,7 +82,7 @@ impl Keeps {
     }
 
     /// Whether an attribute that a layer gives must be on disk: in a user namespace the kernel may have refused it.
-    fn must_be_there(self, key: &[u8]) -> bool {
+    pub(super) fn must_be_there(self, key: &[u8]) -> bool {
         applies(key, self.is_root) && (self.is_root || key.starts_with(b"user."))
     }
 
@@ -118,7 +123,7 @@ fn acl_rules(value: &[u8]) -> Option<Vec<[u8; 8]>> {
     Some(rules)
 }
 
-fn is_value(key: &[u8], wanted: &[u8], seen: Option<&[u8]>) -> bool {
+pub(super) fn is_value(key: &[u8], wanted: &[u8], seen: Option<&[u8]>) -> bool {
     if !key.starts_with(ACL) {
         return seen == Some(wanted);
     }

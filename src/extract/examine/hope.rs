@@ -3,6 +3,8 @@
 //! Such a layer is examined in one pass. Whatever does not look like it casts doubt, and the [`super::plan::Plan`] decides.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use super::keys::Keys;
 use crate::extract::path::{Cleaned, Whiteout};
@@ -45,12 +47,11 @@ impl Hope {
     }
 
     /// Takes note of a member.
-    pub(super) fn note(&mut self, entry: &Entry, parent: &Cleaned, name: &std::ffi::OsStr) {
-        use std::os::unix::ffi::OsStrExt;
-        let whiteout = Whiteout::parse(name);
+    pub(super) fn note(&mut self, entry: &Entry, parent: &Cleaned, plain: &OsStr) {
+        let whiteout = Whiteout::parse(plain);
         let name = match whiteout {
             Some(Whiteout::Of(hidden)) => hidden,
-            _ => name,
+            _ => plain,
         };
         let mut at = self.keys.root();
         let mut own = None;
@@ -64,6 +65,10 @@ impl Hope {
         }
         if *parent != self.last {
             self.last = parent.clone();
+        }
+        if whiteout.is_some() {
+            // Where overlay is a program (fuse-overlayfs), it is a file.
+            self.known.insert(at.enter(plain.as_bytes()).1);
         }
         if whiteout == Some(Whiteout::Opaque) {
             if let Some(own) = own {

@@ -18,10 +18,15 @@ mod extras;
 mod findings;
 mod hope;
 mod keys;
+mod look;
+mod mend;
 mod pass;
 mod plan;
+mod put;
+mod shares;
 
 pub use findings::{Difference, DifferenceKind, Examined};
+pub use mend::{Mended, mend_attributes};
 
 use std::sync::atomic::AtomicBool;
 
@@ -120,7 +125,7 @@ fn run(pass: &mut Pass<'_>, split: &File, bodies: &mut Bodies<'_>) -> fsio::Resu
                 index = index.saturating_add(1);
             }
             Piece::Body { size, crc } => {
-                let path = || pass::bytes(&Cleaned::of(&name).unwrap_or_default());
+                let path = || look::bytes(&Cleaned::of(&name).unwrap_or_default());
                 match std::mem::replace(&mut looked, Looked::Nothing) {
                     Looked::There(there) => bodies.file(&there, size, crc, &path(), pass.files)?,
                     Looked::Reported => bodies.lost(size, pass.files),

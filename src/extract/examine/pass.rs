@@ -1,13 +1,14 @@
 //! One pass over the members of a layer, each compared with what is on disk.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use super::attributes::{self, Attributes, Keeps};
 use super::findings::{DifferenceKind, Findings};
 use super::hope::Hope;
+use super::look::{bytes, described, kind_of, look, look_at_dir, words};
 use super::plan::{Plan, Role};
+use super::shares::Shares;
 use crate::extract::error::shown;
 use crate::extract::path::{Cleaned, Whiteout};
 use crate::extract::verify::{Cursor, Seen};
@@ -20,14 +21,6 @@ pub(super) enum Judge<'a> {
     Each(Box<Hope>),
     /// By what all of them come to.
     All(&'a Plan),
-}
-
-/// An inode with several names, while its headers come.
-struct Shared {
-    wanted: Attributes,
-    kind: Kind,
-    /// One of its names.
-    at: Option<(Cleaned, OsString)>,
 }
 
 /// What stands under the name of the last member that has a body.
@@ -52,7 +45,7 @@ pub(super) struct Pass<'a> {
     cursor: Cursor<'a>,
     keeps: Keeps,
     judge: Judge<'a>,
-    shared: HashMap<u32, Shared>,
+    shares: Shares,
     pub findings: Findings,
     pub files: u64,
 }
@@ -61,7 +54,7 @@ impl<'a> Pass<'a> {
     pub(super) fn new(root: &'a Dir, judge: Judge<'a>, limit: usize) -> fsio::Result<Self> {
         let keeps = Keeps::of(root)?;
         let findings = Findings::new(limit);
-        Ok(Self { root, cursor: Cursor::new(root), keeps, judge, shared: HashMap::new(), findings, files: 0 })
+        Ok(Self { root, cursor: Cursor::new(root), keeps, judge, shares: Shares::default(), findings, files: 0 })
     }
 
     pub(super) fn into_parts(self) -> (Judge<'a>, Findings) {
@@ -257,76 +250,11 @@ impl<'a> Pass<'a> {
     /// Takes in the header of one of several names of an inode, and compares it once the last has come.
     fn share(&mut self, index: u32, group: u32, entry: &mut Entry, at: Option<(Cleaned, OsString, Kind)>) -> fsio::Result<()> {
         let Judge::All(plan) = self.judge else { return Ok(()) };
-        let kind = kind_of(entry).or(at.as_ref().map(|(_, _, kind)| *kind)).unwrap_or(Kind::File);
-        let at = at.map(|(parent, name, _)| (parent, name));
-        let shared = match self.shared.remove(&group) {
-            Some(mut known) => {
-                known.wanted.overlay(Attributes::of(entry, known.kind));
-                Shared { at: at.or(known.at), ..known }
-            }
-            None => {
-                // The first name was removed by a later member; what it gave stays with the others.
-                let may_have_more = entry.kind == EntryKind::HardLink;
-                Shared { wanted: Attributes { may_have_more, ..Attributes::of(entry, kind) }, kind, at }
-            }
-        };
-        if plan.group(group).last > index {
-            self.shared.insert(group, shared);
-            return Ok(());
-        }
+        let Some(shared) = self.shares.add(plan, index, group, entry, at) else { return Ok(()) };
         let Some((parent, name)) = shared.at else { return Ok(()) };
         match look(&mut self.cursor, &parent, &name)? {
             Seen::There(dir, meta) => self.attributes(&shared.wanted, &parent.join(&name), &dir, &name, &meta),
             _ => Ok(()),
         }
     }
-}
-
-/// As [`Cursor::dir`]; no filesystem has names of more than 255 bytes.
-fn look_at_dir(cursor: &mut Cursor<'_>, path: &Cleaned) -> fsio::Result<Result<Dir, Seen>> {
-    if path.0.iter().any(|part| part.len() > 255) { Ok(Err(Seen::NoParent)) } else { cursor.dir(path) }
-}
-
-fn look(cursor: &mut Cursor<'_>, parent: &Cleaned, name: &OsStr) -> fsio::Result<Seen> {
-    if parent.0.iter().any(|part| part.len() > 255) { Ok(Seen::NoParent) } else { cursor.look(parent, name) }
-}
-
-/// What is on disk for a member; `None`: what it links to.
-fn kind_of(entry: &Entry) -> Option<Kind> {
-    match entry.kind {
-        EntryKind::File => Some(Kind::File),
-        EntryKind::Dir => Some(Kind::Dir),
-        EntryKind::Symlink => Some(Kind::Symlink),
-        EntryKind::Char => Some(Kind::Char),
-        EntryKind::Block => Some(Kind::Block),
-        EntryKind::Fifo => Some(Kind::Fifo),
-        EntryKind::HardLink | EntryKind::GlobalHeader => None,
-    }
-}
-
-fn words(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Dir => "a directory",
-        Kind::File => "a file",
-        Kind::Symlink => "a symbolic link",
-        Kind::Char => "a character device",
-        Kind::Block => "a block device",
-        Kind::Fifo => "a fifo",
-        Kind::Socket => "a socket",
-        Kind::Unknown => "something unknown",
-    }
-}
-
-fn described(entry: &Entry) -> String {
-    match kind_of(entry) {
-        None => format!("a hard link to {}", shown(&entry.link)),
-        Some(Kind::File) => "an empty file".to_owned(),
-        Some(Kind::Symlink) => format!("a symbolic link to {}", shown(&entry.link)),
-        Some(kind) => words(kind).to_owned(),
-    }
-}
-
-/// A path as it is reported.
-pub(super) fn bytes(path: &Cleaned) -> Vec<u8> {
-    path.0.join(&b'/')
 }

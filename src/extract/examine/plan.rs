@@ -36,11 +36,10 @@ struct Node {
     merged: bool,
 }
 
-/// Members that share an inode.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Group {
-    /// The last of them: what its header says holds for all.
-    pub last: u32,
+impl Node {
+    fn new(index: u32, removal: u32, what: What) -> Self {
+        Self { any: index, removal, group: 0, what, opaque: false, merged: false }
+    }
 }
 
 /// What becomes of a member.
@@ -61,7 +60,8 @@ pub(super) enum Role {
 pub(super) struct Plan {
     keys: Keys,
     nodes: HashMap<u64, Node>,
-    groups: Vec<Group>,
+    /// The last member of each group: what its header says holds for all names of the inode.
+    groups: Vec<u32>,
     /// Whether members lie behind links, and whether links were replaced: where such a link led is not known any more.
     behind_links: bool,
     links_gone: bool,
@@ -72,7 +72,8 @@ impl Plan {
         &self.keys
     }
 
-    pub(super) fn group(&self, group: u32) -> Group {
+    /// The last member of a group.
+    pub(super) fn last_of(&self, group: u32) -> u32 {
         (group as usize).checked_sub(1).and_then(|at| self.groups.get(at)).copied().unwrap_or_default()
     }
 
@@ -111,6 +112,7 @@ impl Plan {
         if entry.kind == EntryKind::GlobalHeader {
             return Ok(());
         }
+        let plain = parent.clone().join(&name);
         let (name, what) = match Whiteout::parse(&name) {
             Some(Whiteout::Of(hidden)) => (hidden.to_owned(), What::Whiteout),
             _ => (name, Self::what(entry)),
@@ -122,6 +124,12 @@ impl Plan {
         if !self.imply(index, &chain) {
             return Ok(());
         }
+        if name == ".wh..wh..opq" || what == What::Whiteout {
+            // Where overlay is a program (fuse-overlayfs), it is a file.
+            if let Some(own) = self.keys.chain(&self.place(root, plain)?).pop() {
+                self.nodes.entry(own).or_insert(Node::new(index, 0, What::Leaf));
+            }
+        }
         if name == ".wh..wh..opq" {
             if let Some(node) = above.last().and_then(|key| self.nodes.get_mut(key)) {
                 node.opaque = true;
@@ -131,7 +139,7 @@ impl Plan {
         let before = self.alive(&chain).copied();
         self.links_gone |= before.is_some_and(|node| node.what == What::Link);
         let merges = what == What::Dir && before.is_some_and(|node| matches!(node.what, What::Implied | What::Dir));
-        let mut node = Node { any: index, removal: index.saturating_add(1), group: 0, what, opaque: false, merged: false };
+        let mut node = Node::new(index, index.saturating_add(1), what);
         if let Some(old) = before.filter(|_| merges) {
             node = Node { removal: old.removal, opaque: old.opaque, merged: old.what == What::Dir, ..node };
         }
@@ -152,18 +160,16 @@ impl Plan {
 
     /// Makes the directories that a path leads through. `false`: something else is on the way, and hides what is below.
     fn imply(&mut self, index: u32, chain: &[u64]) -> bool {
-        for end in 1..chain.len() {
-            let above = chain.get(..end).unwrap_or_default();
-            match self.alive(above).map(|node| node.what) {
-                Some(What::Implied | What::Dir) => {}
-                // Behind a link that leads nowhere: its name is all that is known.
-                Some(What::Link) => {}
-                Some(What::Leaf | What::Whiteout) => return false,
+        let Some((_, above)) = chain.split_last() else { return true };
+        // The last removal of anything so far on the way: what is older than that is gone.
+        let mut removal = 0;
+        for key in above {
+            match self.nodes.get(key).filter(|node| removal <= node.any.saturating_add(1)) {
+                // Behind a link that leads nowhere, its name is all that is known.
+                Some(node) if matches!(node.what, What::Implied | What::Dir | What::Link) => removal = removal.max(node.removal),
+                Some(_) => return false,
                 None => {
-                    let node = Node { any: index, removal: 0, group: 0, what: What::Implied, opaque: false, merged: false };
-                    if let Some(own) = above.last() {
-                        self.nodes.insert(*own, node);
-                    }
+                    self.nodes.insert(*key, Node::new(index, 0, What::Implied));
                 }
             }
         }
@@ -176,7 +182,7 @@ impl Plan {
         let chain = self.keys.chain(&self.place(root, target)?);
         let Some(node) = self.alive(&chain).copied() else { return Ok((0, What::Leaf)) };
         let group = if node.group == 0 {
-            self.groups.push(Group::default());
+            self.groups.push(index);
             let group = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
             if let Some(target) = chain.last().and_then(|own| self.nodes.get_mut(own)) {
                 target.group = group;
@@ -185,8 +191,8 @@ impl Plan {
         } else {
             node.group
         };
-        if let Some(group) = (group as usize).checked_sub(1).and_then(|at| self.groups.get_mut(at)) {
-            group.last = index;
+        if let Some(last) = (group as usize).checked_sub(1).and_then(|at| self.groups.get_mut(at)) {
+            *last = index;
         }
         Ok((group, node.what))
     }

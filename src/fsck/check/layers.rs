@@ -238,7 +238,7 @@ fn contents(code: Code, id: &LayerId, record: &Layer) -> Finding {
     match record.diff_digest() {
         Some(_) => Finding::new(code, Repair::Refetch, fix, "fetch the layer").layer(id),
         // A container's: nobody else has it.
-        None => Finding::report(code, "remove the container with podman").layer(id),
+        None => Finding::report(Code::ContainerLayerMissing, "remove the container with podman").layer(id).seen(code.as_str()),
     }
 }
 

@@ -20,7 +20,7 @@ use super::elsewhere::Elsewhere;
 use super::finding::Repair;
 use super::fix::Fix;
 use super::survey::{Links, Survey};
-use crate::fsio;
+use crate::fsio::{self, Kind};
 use crate::ids::{ImageId, LayerId};
 use crate::layout::Layout;
 use crate::lock::{CONTAINERS_LOCK, IMAGES_LOCK, LAYERS_LOCK, StoreLocks, StoreReadGuard, Wait};
@@ -80,7 +80,7 @@ pub(super) fn quick(layout: &Layout, elsewhere: &Elsewhere, wait: &Wait<'_>) -> 
 /// All locks, shared. A lock that is not there nobody holds, and to take it would make it: looking changes nothing.
 fn lock(layout: &Layout, wait: &Wait<'_>) -> Result<Option<StoreReadGuard>, TxnError> {
     for (dir, name) in [(&layout.layers, LAYERS_LOCK), (&layout.images, IMAGES_LOCK), (&layout.containers, CONTAINERS_LOCK)] {
-        if dir.meta(name)?.is_none() {
+        if dir.meta(name)?.is_none_or(|meta| meta.kind != Kind::File) {
             return Ok(None);
         }
     }

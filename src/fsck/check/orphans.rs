@@ -167,11 +167,11 @@ impl Quick<'_> {
         for (name, kind) in self.layout.images.entries()? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<ImageId>().ok()) else { continue };
             let known = self.survey.images().get(&id).is_some() || self.held.images.contains(&id);
-            if known || kind != Kind::Dir || !self.wants(id.as_str()) {
+            if known || !self.wants(id.as_str()) {
                 continue;
             }
             let path = format!("overlay-images/{id}");
-            let finding = if self.is_whole(&id) {
+            let finding = if kind == Kind::Dir && self.is_whole(&id) {
                 Finding::new(Code::ImageRecordMissing, Repair::Offline, Fix::Tables, "make its record anew from what is on disk")
             } else {
                 let bytes = directory(&self.layout.images, id.as_str())?.as_ref().map_or(0, super::super::size::of_tree);

@@ -5,17 +5,18 @@
 
 use std::collections::HashSet;
 use std::io::{BufWriter, Read};
+use std::os::unix::ffi::OsStringExt;
 
 use super::donors::Donors;
 use super::extras;
 use crate::extract;
-use crate::fsck::examine::Seen;
+use crate::fsck::examine::{self, Seen, topmost};
 use crate::fsck::run::Run;
 use crate::fsck::supply::WantedLayer;
 use crate::fsck::survey::{Links, Survey, directory};
 use crate::fsio::{Dir, File};
 use crate::ids::{Digest, LayerId, LinkId};
-use crate::layout::split_name;
+use crate::layout::{Tables, split_name};
 use crate::metadata::Loose;
 use crate::plan::Mend;
 use crate::txn::{LayerSpec, TxnError, WriteTxn};
@@ -102,8 +103,25 @@ impl Patient<'_> {
         self.refetch(seen)
     }
 
-    fn mend_in_place(&self, _diff: &Dir, _split: &File, _seen: &Seen) -> Result<bool, TxnError> {
-        Ok(false)
+    /// Attributes, links, devices and names, in one step that is worked out from the tar-split. `false`: not all of it can be.
+    fn mend_in_place(&self, diff: &Dir, split: &File, seen: &Seen) -> Result<bool, TxnError> {
+        if self.incomplete || self.survey.record(self.id).is_none_or(|record| record.has_id_maps()) {
+            return Ok(false);
+        }
+        let tables = self.tables()?;
+        if let Some(user) = tables.user_of(&self.run.layout, self.id)? {
+            return Err(TxnError::InUse { id: self.id.clone(), why: "it is damaged".to_owned(), user });
+        }
+        let txn = self.run.begin()?;
+        extras::keep(&txn, self.id, diff, &topmost(seen))?;
+        let remove = seen.differences.iter().filter(|one| one.is_extra()).map(|one| one.path.clone()).collect();
+        txn.mend(Mend::Attributes { id: self.id.clone(), link: self.link.clone(), remove });
+        super::commit(txn)?;
+        Ok(crate::fsck::examine::is_as_headers_say(self.run, diff, split)?)
+    }
+
+    fn tables(&self) -> Result<Tables, TxnError> {
+        self.survey.tables().ok_or_else(|| TxnError::Broken { id: self.id.clone(), why: "a table cannot be read".to_owned() })
     }
 
     fn declare(&self) -> Result<WriteTxn, TxnError> {
@@ -134,7 +152,7 @@ impl Patient<'_> {
             }
             staged
         })?;
-        self.finish(txn, Some(seen))
+        self.finish(txn, Some(seen), Some(seen))
     }
 
     fn stage(&self, txn: &WriteTxn, tar: impl Read + Send) -> Result<(), TxnError> {
@@ -142,17 +160,21 @@ impl Patient<'_> {
         txn.stage_layer(&spec, tar, &|bytes| self.run.how.progress.repaired(bytes))
     }
 
-    /// Keeps what is nobody's, and commits.
-    fn finish(&self, txn: WriteTxn, seen: Option<&Seen>) -> Result<(), TxnError> {
+    /// Keeps what is nobody's, by what is `known` of the contents, and commits.
+    fn finish(&self, txn: WriteTxn, seen: Option<&Seen>, known: Option<&Seen>) -> Result<(), TxnError> {
         if let Some(split) = &self.split
             && !self.split_is_gone(seen)
         {
             // It says the same as the one that was made now, in its writer's words.
             txn.keep_split(self.id, split)?;
         }
-        if let Some(diff) = &self.diff {
-            let names: Vec<&[u8]> =
-                seen.iter().flat_map(|seen| &seen.differences).filter(|one| one.is_extra()).map(|one| one.path.as_slice()).collect();
+        if let (Some(diff), Some(known)) = (&self.diff, known) {
+            let names: Vec<Vec<u8>> = if known.more > 0 {
+                // What is too much may be among what is counted and not listed.
+                diff.names()?.into_iter().map(OsStringExt::into_vec).collect()
+            } else {
+                topmost(known)
+            };
             extras::keep(&txn, self.id, diff, &names)?;
         }
         super::commit(txn)
@@ -198,20 +220,23 @@ impl Patient<'_> {
                 other => Err(other),
             };
         }
-        // Only the tar-split was lost: the contents that are there are kept, if they are what it says.
-        if let Some(diff) = &self.diff
-            && record.is_some()
-            && !self.incomplete
-            && self.split_is_gone(seen)
-        {
-            let (_, split) = txn.staged_contents(self.id)?;
-            if crate::fsck::examine::is_sound(self.run, diff, &split, &self.diff_id)? {
-                txn.keep_contents(self.id)?;
-                super::commit(txn)?;
-                return Ok(Layered::Healed);
+        let against;
+        let known = match &self.diff {
+            // Until now nothing told what is the layer's and what is somebody else's.
+            Some(diff) if self.split_is_gone(seen) => {
+                let (_, split) = txn.staged_contents(self.id)?;
+                against = examine::against(self.run, diff, &split, &self.diff_id)?.ok_or(TxnError::Cancelled)?;
+                // Only the tar-split was lost: the contents that are there are kept.
+                if against.is_sound() && record.is_some() && !self.incomplete {
+                    txn.keep_contents(self.id)?;
+                    super::commit(txn)?;
+                    return Ok(Layered::Healed);
+                }
+                Some(&against)
             }
-        }
-        self.finish(txn, seen)?;
+            _ => seen,
+        };
+        self.finish(txn, seen, known)?;
         Ok(Layered::Healed)
     }
 

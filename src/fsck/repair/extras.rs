@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, Timespec, Timestamps};
+use rustix::io::Errno;
 
-use crate::fsio::{Dir, Kind, Purpose, Step, Walk};
+use crate::fsio::{self, Dir, Kind, Purpose, Step, Walk};
 use crate::ids::LayerId;
 use crate::txn::{TxnError, WriteTxn};
 
 /// Copies these names of a layer's contents.
-pub(super) fn keep(txn: &WriteTxn, id: &LayerId, diff: &Dir, names: &[&[u8]]) -> Result<(), TxnError> {
+pub(super) fn keep(txn: &WriteTxn, id: &LayerId, diff: &Dir, names: &[Vec<u8>]) -> Result<(), TxnError> {
     if names.is_empty() {
         return Ok(());
     }
@@ -53,8 +54,11 @@ fn copy(from: &Dir, name: &OsStr, to: &Dir) -> Result<(), TxnError> {
                     leaf(&dir, &name, kind, here)?;
                 }
             }
-            Step::Leave { dir, .. } => {
+            Step::Leave { dir, place } => {
                 if let Some(here) = stack.pop() {
+                    if let Some((above, name)) = &place {
+                        xattrs(above, name, |key, value| here.set_xattr_self(key, value))?;
+                    }
                     let meta = dir.own_meta()?;
                     here.chown_self(meta.uid, meta.gid)?;
                     here.chmod_self(meta.mode)?;
@@ -94,7 +98,23 @@ fn leaf(from: &Dir, name: &OsStr, kind: Kind, to: &Dir) -> Result<(), TxnError> 
     if kind != Kind::Symlink {
         to.chmod(name, meta.mode)?;
     }
+    xattrs(from, name, |key, value| to.set_xattr(name, key, value))?;
     Ok(to.set_times(name, &times(meta.mtime))?)
+}
+
+/// Copies the extended attributes of a name, after its owner: chown(2) takes capabilities away. The label is that of where the
+/// copy lies, and what the filesystem there does not keep is not worth more than the bytes.
+fn xattrs(from: &Dir, name: &OsStr, set: impl Fn(&[u8], &[u8]) -> fsio::Result<()>) -> Result<(), TxnError> {
+    for key in from.xattr_names(name)?.into_iter().filter(|key| key != b"security.selinux") {
+        let Some(value) = from.xattr(name, &key)? else { continue };
+        match set(&key, &value) {
+            Err(error) if error.is(Errno::OPNOTSUPP) || error.is(Errno::PERM) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "an attribute of what is kept in lost+found is lost");
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 fn times((seconds, nanos): (i64, u32)) -> Timestamps {
