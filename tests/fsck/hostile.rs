@@ -150,6 +150,9 @@ pub const ALL: &[Trap] = &[
     }),
 ];
 
+/// Where a file is.
+pub type Find = fn(&Target) -> PathBuf;
+
 /// Every file that fsck reads, each with a fifo in its place.
 /// What is replaced, and where it lies.
 type Stand = (&'static str, fn(&Target) -> PathBuf);
@@ -286,7 +289,7 @@ pub fn trapped(trap: &Trap) {
     withstood(&place, &outside, trap.name);
 }
 
-pub fn fifo(name: &str, path: fn(&Target) -> PathBuf) {
+pub fn fifo(name: &str, path: Find) {
     let place = Place::ours(true);
     let outside = outside(&place);
     let path = path(&Target::find(&place.root()).unwrap());
