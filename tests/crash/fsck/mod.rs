@@ -1,6 +1,7 @@
 //! Repairs of fsck: one that is cut short is finished or taken back by the next open, and done by the next run; whatever happens,
 //! no image is missing and no bytes of anybody's are nowhere.
 
+#[allow(clippy::ptr_arg)] // of one kind: what podman may do
 mod acts;
 mod medium;
 
