@@ -83,5 +83,9 @@ fn main() -> std::process::ExitCode {
             }));
         }
     }
-    libtest_mimic::run(&args, trials).exit_code()
+    // A child that is just being made holds, until it runs its program, every lock that this process has: to another trial the
+    // owner of a dead segment seems to live. Those that make children come by themselves.
+    let (children, others): (Vec<Trial>, Vec<Trial>) = trials.into_iter().partition(|trial| trial.name().contains("kill::"));
+    let (first, second) = (libtest_mimic::run(&args, others), libtest_mimic::run(&args, children));
+    if first.has_failed() || second.has_failed() { std::process::ExitCode::from(101) } else { std::process::ExitCode::SUCCESS }
 }
