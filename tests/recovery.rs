@@ -94,7 +94,7 @@ fn a_segment_of_a_newer_version_stays_and_is_named_until_the_newer_program_comes
     let versions: [(&str, Vec<u8>); 3] = [
         ("another header version", segment(b"\x01", |head| head[8] = 2)),
         ("flags", segment(b"\x01", |head| head[10] = 1)),
-        ("another payload version", segment(b"\x03whatever it means", |_| {})),
+        ("another payload version", segment(b"\x04whatever it means", |_| {})),
     ];
     for (what, bytes) in versions {
         let place = Place::new();
