@@ -190,7 +190,7 @@ impl Run<'_> {
         self.layout.load_layers().is_ok_and(|layers| layers.get(id).is_none())
     }
 
-    /// The names of an image, by its record or by the history.
+    /// The names of an image, by its record.
     pub fn names_of(&self, id: &ImageId) -> Vec<String> {
         match self.layout.load_images() {
             Ok(images) => images.get(id).map(names).unwrap_or_default(),
@@ -283,6 +283,7 @@ pub fn run(
     }
     left.iter().for_each(|finding| tell(finding, &mut summary));
     summary.unchecked |= run.unchecked.load(Ordering::Relaxed);
+    summary.stopped |= run.is_stopped();
     Ok(summary)
 }
 
@@ -546,12 +547,18 @@ fn heal(run: &Run<'_>, survey: &Survey, id: &LayerId, seen: &examine::Seen) -> V
     }
     match repair::mend_layer(run, survey, id, Some(seen)) {
         Ok(Layered::Healed) => {
-            let still: HashSet<Key> = match examine::layer(run, survey, id) {
-                Verdict::Seen(_, after) => examine::findings(id, &after).iter().map(Finding::key).collect(),
-                _ => HashSet::new(),
+            let (still, why): (HashSet<Key>, Option<String>) = match examine::layer(run, survey, id) {
+                Verdict::Seen(_, after) => (examine::findings(id, &after).iter().map(Finding::key).collect(), None),
+                // Not seen, not healed (F3).
+                Verdict::Failed(error) => (findings.iter().map(Finding::key).collect(), Some(error.to_string())),
+                Verdict::Stopped | Verdict::Passed => {
+                    let why = "it was repaired, and not read again: stopped, or changed by another program; run fsck again";
+                    (findings.iter().map(Finding::key).collect(), Some(why.to_owned()))
+                }
             };
             for finding in &mut findings {
                 finding.result = if still.contains(&finding.key()) { Outcome::Failed } else { Outcome::Healed };
+                finding.why = why.clone();
             }
         }
         Ok(Layered::NeedsBytes) => {}
