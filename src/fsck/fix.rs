@@ -1,6 +1,7 @@
 //! What is to be done about a finding.
 
 use crate::ids::{ImageId, LayerId, LinkId};
+use crate::plan::Mend;
 
 /// A repair, as a check proposes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -12,8 +13,6 @@ pub(super) enum Fix {
     Recover,
     /// The lock files get their tokens.
     Locks,
-    /// `overlay/l` is made anew.
-    Links,
     /// The tables are rebuilt, or put right.
     Tables,
     /// What stands around a layer's contents.
@@ -22,13 +21,6 @@ pub(super) enum Fix {
         id: LayerId,
         /// The LINKID that it has or gets.
         link: LinkId,
-    },
-    /// An entry of `l/` goes.
-    DropLink {
-        /// Its name.
-        name: String,
-        /// Where it leads.
-        target: Option<Vec<u8>>,
     },
     /// A document is copied from another that has the same bytes, or fetched.
     Document {
@@ -44,33 +36,14 @@ pub(super) enum Fix {
         /// The layer.
         id: LayerId,
     },
-    /// What no record names goes.
-    BuryLayer {
-        /// Its id.
-        id: LayerId,
-        /// Its LINKID.
-        link: Option<LinkId>,
-    },
-    /// What no record names goes.
-    BuryImage {
-        /// Its id.
-        id: ImageId,
-    },
-    /// A leftover of another program goes.
-    Stray {
-        /// Where it lies.
-        place: StrayPlace,
-        /// Its name.
-        name: String,
-    },
+    /// A change that needs nothing staged.
+    Mend(Mend),
     /// An image that cannot be healed goes.
     DropImage {
         /// Its id.
         id: ImageId,
     },
 }
-
-pub(super) use crate::plan::StrayPlace;
 
 /// The order of repairs: each finds what it needs put right by those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,13 +61,13 @@ pub(super) enum Phase {
 impl Fix {
     pub(super) fn phase(&self) -> Phase {
         match self {
-            Self::Links | Self::Locks => Phase::Places,
+            Self::Locks => Phase::Places,
             Self::Tables => Phase::Tables,
             Self::Recover => Phase::Journal,
-            Self::Around { .. } | Self::DropLink { .. } => Phase::Structure,
+            Self::Around { .. } | Self::Mend(Mend::DropLink { .. }) => Phase::Structure,
             Self::Document { .. } => Phase::Documents,
             Self::Contents { .. } => Phase::Contents,
-            Self::BuryLayer { .. } | Self::BuryImage { .. } | Self::Stray { .. } => Phase::Orphans,
+            Self::Mend(_) => Phase::Orphans,
             Self::None | Self::DropImage { .. } => Phase::Never,
         }
     }

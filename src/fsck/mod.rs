@@ -22,7 +22,10 @@ mod elsewhere;
 mod examine;
 mod finding;
 mod fix;
+mod full;
+mod options;
 mod repair;
+mod rounds;
 mod run;
 mod size;
 mod split;
@@ -32,5 +35,6 @@ mod survey;
 
 pub use code::{Code, Level};
 pub use finding::{Finding, Outcome, Repair};
-pub use run::{FsckError, Options, Progress, Silent, Summary, run};
+pub use options::{FsckError, Options, Progress, Silent, Summary};
+pub use run::run;
 pub use supply::{Supply, SupplyError, WantedDocument, WantedLayer};

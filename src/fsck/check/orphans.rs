@@ -13,6 +13,7 @@ use crate::ids::{ImageId, LayerId};
 use crate::layout::split_name;
 use crate::metadata::Loose;
 use crate::overlay::read_link_id;
+use crate::plan::Mend;
 
 const SPLIT: &str = ".tar-split.gz";
 
@@ -115,7 +116,7 @@ impl Quick<'_> {
                 None => None,
             };
             let bytes = dir.as_ref().map_or(0, super::super::size::of_tree);
-            let fix = Fix::BuryLayer { id: id.clone(), link };
+            let fix = Fix::Mend(Mend::BuryLayer { id: id.clone(), link });
             let action = "remove it: nothing needs it";
             self.push(Finding::new(Code::OrphanLayer, Repair::Offline, fix, action).layer(&id).at(format!("overlay/{id}")).bytes(bytes));
         }
@@ -132,7 +133,7 @@ impl Quick<'_> {
                 continue;
             }
             let bytes = self.layout.layers.meta(split_name(&id))?.map_or(0, |meta| meta.size);
-            let fix = Fix::BuryLayer { id: id.clone(), link: None };
+            let fix = Fix::Mend(Mend::BuryLayer { id: id.clone(), link: None });
             let action = "remove it: its layer is gone";
             self.push(Finding::new(code, Repair::Offline, fix, action).layer(&id).at(format!("overlay-layers/{text}")).bytes(bytes));
         }
@@ -187,7 +188,7 @@ impl Quick<'_> {
             } else {
                 let bytes = directory(&self.layout.images, id.as_str())?.as_ref().map_or(0, super::super::size::of_tree);
                 let action = "remove it: it is no image any more";
-                Finding::new(Code::OrphanImageData, Repair::Offline, Fix::BuryImage { id: id.clone() }, action).bytes(bytes)
+                Finding::new(Code::OrphanImageData, Repair::Offline, Fix::Mend(Mend::BuryImage { id: id.clone() }), action).bytes(bytes)
             };
             self.push(finding.image(&id).at(path));
         }

@@ -4,12 +4,12 @@ use super::Quick;
 use crate::fsck::Finding;
 use crate::fsck::code::Code;
 use crate::fsck::finding::Repair;
-use crate::fsck::fix::{Fix, StrayPlace};
+use crate::fsck::fix::Fix;
 use crate::fsck::survey::directory;
 use crate::fsio::{self, Dir, Kind, optional};
 use crate::ids::ImageId;
 use crate::layout::{TEMPDIRS, parse_marker};
-use crate::plan::{STAGING_LOCK, temp_lock};
+use crate::plan::{Mend, STAGING_LOCK, StrayPlace, temp_lock};
 
 impl Quick<'_> {
     pub(super) fn strays(&mut self) -> fsio::Result<()> {
@@ -83,7 +83,7 @@ impl Quick<'_> {
     fn stray(&mut self, code: Code, place: &StrayPlace, name: &str, bytes: Option<u64>) {
         let path = format!("{}/{name}", place.path());
         if self.wants(&path) {
-            let fix = Fix::Stray { place: place.clone(), name: name.to_owned() };
+            let fix = Fix::Mend(Mend::Stray { place: place.clone(), name: name.to_owned() });
             let mut finding = Finding::new(code, Repair::Offline, fix, "remove it: whoever made it is gone").at(path);
             finding.bytes = bytes;
             self.push(finding);

@@ -13,7 +13,7 @@ pub(super) use contents::{Layered, mend_layer};
 pub(super) use tables::Corrections;
 
 use super::finding::{Finding, Outcome};
-use super::fix::{Fix, Phase};
+use super::fix::Phase;
 use super::run::Run;
 
 use crate::layout::{Layout, Route};
@@ -24,7 +24,7 @@ use crate::txn::{self, Prepared, TxnError, TxnOptions, WriteTxn};
 /// Repairs what one phase is about. Whether it helped is told by the next look.
 pub(super) fn run(run: &Run<'_>, phase: Phase, findings: &mut [&mut Finding]) {
     let done = match phase {
-        Phase::Places => places(run, findings),
+        Phase::Places => txn::renew_locks(&run.layout, &run.wait()),
         Phase::Tables => tables::mend(run, &Corrections::default()),
         Phase::Journal => journal(run),
         Phase::Structure => structure::mend(run, findings),
@@ -73,13 +73,6 @@ impl Run<'_> {
     pub(super) fn wait(&self) -> Wait<'_> {
         Wait::new(self.how.wait, self.how.interrupt.as_deref())
     }
-}
-
-fn places(run: &Run<'_>, findings: &[&mut Finding]) -> Result<(), TxnError> {
-    if findings.iter().any(|finding| finding.fix == Fix::Locks) {
-        txn::renew_locks(&run.layout, &run.wait())?;
-    }
-    Ok(())
 }
 
 fn journal(run: &Run<'_>) -> Result<(), TxnError> {

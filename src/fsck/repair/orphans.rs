@@ -14,14 +14,11 @@ use crate::txn::{TxnError, WriteTxn};
 pub(super) fn mend(run: &Run<'_>, findings: &mut [&mut Finding]) -> Result<(), TxnError> {
     let txn = run.begin()?;
     for finding in findings {
-        match finding.fix.clone() {
-            Fix::BuryLayer { id, link } => txn.mend(Mend::BuryLayer { id, link }),
-            Fix::BuryImage { id } => {
-                keep(run, &txn, &id)?;
-                txn.mend(Mend::BuryImage { id });
+        if let Fix::Mend(mend) = &finding.fix {
+            if let Mend::BuryImage { id } = mend {
+                keep(run, &txn, id)?;
             }
-            Fix::Stray { place, name } => txn.mend(Mend::Stray { place, name }),
-            _ => {}
+            txn.mend(mend.clone());
         }
     }
     commit(txn)

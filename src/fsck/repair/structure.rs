@@ -11,7 +11,6 @@ use crate::fsio::Dir;
 use crate::ids::{LayerId, LinkId};
 use crate::metadata::{Layer, Loose};
 use crate::overlay::read_link_id;
-use crate::plan::Mend;
 use crate::txn::{Around, TxnError};
 
 /// Everything in one transaction: a layer that gets another LINKID, and all that name it.
@@ -24,7 +23,7 @@ pub(super) fn mend(run: &Run<'_>, findings: &mut [&mut Finding]) -> Result<(), T
     let known = Links::new(&run.layout, &survey);
     for finding in findings.iter_mut() {
         match finding.fix.clone() {
-            Fix::DropLink { name, target } => txn.mend(Mend::DropLink { name, target }),
+            Fix::Mend(mend) => txn.mend(mend),
             Fix::Around { id, link } => {
                 // A layer above that is mounted names the LINKID that is lost.
                 let renames = known.of(&id)?.1.is_none();
