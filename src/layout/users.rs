@@ -145,16 +145,41 @@ pub fn mounted(layout: &Layout) -> fsio::Result<Vec<Mounted>> {
         let target = layout.links.read_link(link.as_str()).ok()?;
         target.to_str()?.strip_prefix("../")?.strip_suffix("/diff").map(str::to_owned)
     };
-    let mut list = parse(&own, &overlay, owner);
-    for path in other_namespaces() {
-        if let Ok(text) = fs_err::read(path) {
-            list.extend(parse(&text, &overlay, owner));
+    // Several stores hold layers of one id, and copies of a store even those of one LINKID. What cannot be looked at from here may
+    // be this store under another name.
+    let here = fs_err::metadata(layout.overlay.path()).map(|meta| (meta.dev(), meta.ino())).ok();
+    let is_ours = |root: &str, home: &str| {
+        let there = fs_err::metadata(format!("{root}{}", unescape(home))).map(|meta| (meta.dev(), meta.ino())).ok();
+        there.is_none() || here.is_none() || there == here
+    };
+    let mut list = parse(&own, &overlay, owner, |home| is_ours("", home));
+    for process in other_namespaces() {
+        if let Ok(text) = fs_err::read(format!("{process}/mountinfo")) {
+            // Paths there begin at that process's root.
+            list.extend(parse(&text, &overlay, owner, |home| is_ours(&format!("{process}/root"), home)));
         }
     }
     Ok(list)
 }
 
-/// One `mountinfo` for each mount namespace but our own.
+/// What the kernel writes instead of these characters.
+const ESCAPES: [(char, &str); 4] = [('\\', "\\134"), (' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")];
+
+fn unescape(path: &str) -> String {
+    // The backslash last: it is part of the others.
+    ESCAPES.iter().rev().fold(path.to_owned(), |path, (char, code)| path.replace(code, &char.to_string()))
+}
+
+/// The `overlay/` that a part of an overlay's options lies in: its own path tells, or, where that is relative, the mount point.
+fn home_of<'a>(part: &'a str, word: &str, point: &'a str) -> Option<&'a str> {
+    if part.starts_with('/') {
+        let before = part.get(..part.find(word)?)?.strip_suffix('/')?;
+        return Some(before.strip_suffix("/l").unwrap_or(before));
+    }
+    point.strip_suffix("/merged")?.rsplit_once('/').map(|(home, _)| home)
+}
+
+/// A process in each mount namespace but our own: its directory in `/proc`.
 fn other_namespaces() -> Vec<String> {
     let namespace = |process: &str| fs_err::metadata(format!("/proc/{process}/ns/mnt")).map(|meta| (meta.dev(), meta.ino())).ok();
     let own = namespace("self");
@@ -163,21 +188,19 @@ fn other_namespaces() -> Vec<String> {
         let name = process.file_name();
         let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else { continue };
         if let Some(namespace) = namespace(pid).filter(|namespace| Some(*namespace) != own) {
-            seen.entry(namespace).or_insert_with(|| format!("/proc/{pid}/mountinfo"));
+            seen.entry(namespace).or_insert_with(|| format!("/proc/{pid}"));
         }
     }
     seen.into_values().collect()
 }
 
 /// The layers in a text such as mountinfo(5): mounts below `overlay`, and what overlays name in their options, by the layer's
-/// id or by its LINKID.
-fn parse(text: &[u8], overlay: &str, owner: impl Fn(&LinkId) -> Option<String>) -> Vec<Mounted> {
+/// id or by its LINKID, of a store that `is_ours` says may be this one.
+fn parse(text: &[u8], overlay: &str, owner: impl Fn(&LinkId) -> Option<String>, is_ours: impl Fn(&str) -> bool) -> Vec<Mounted> {
     // Other people's mount points may be no UTF-8; they are none of this store's layers.
     let text = String::from_utf8_lossy(text);
     // As the kernel writes it there.
-    let overlay = [('\\', "\\134"), (' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")]
-        .into_iter()
-        .fold(overlay.to_owned(), |path, (char, code)| path.replace(char, code));
+    let overlay = ESCAPES.iter().fold(overlay.to_owned(), |path, (char, code)| path.replace(*char, code));
     let mut list = Vec::new();
     for line in text.lines() {
         let Some(point) = line.split(' ').nth(4) else { continue };
@@ -186,11 +209,17 @@ fn parse(text: &[u8], overlay: &str, owner: impl Fn(&LinkId) -> Option<String>) 
             add(member.to_owned());
         }
         let options = line.split_once(" - overlay ").map_or("", |(_, rest)| rest);
-        for word in options.split(|c: char| !c.is_ascii_alphanumeric()) {
-            match word.parse::<LinkId>() {
-                Ok(link) => owner(&link).into_iter().for_each(&mut add),
-                Err(_) if word.parse::<LayerId>().is_ok() => add(word.to_owned()),
-                Err(_) => {}
+        for part in options.split([',', ':', '=']) {
+            for word in part.split(|c: char| !c.is_ascii_alphanumeric()) {
+                let layer = match word.parse::<LinkId>() {
+                    Ok(link) => owner(&link),
+                    Err(_) => word.parse::<LayerId>().is_ok().then(|| word.to_owned()),
+                };
+                if let Some(layer) = layer
+                    && home_of(part, word, point).is_none_or(&is_ours)
+                {
+                    add(layer);
+                }
             }
         }
     }

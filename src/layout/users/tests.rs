@@ -125,7 +125,7 @@ fn only_mounts_inside_of_the_store_are_its_own() {
     let text =
         ["/s\\040x/overlay/abc/merged", "/s\\040x/overlay", "/s\\040x/overlay-containers/abc/userdata/shm", "/other/overlay/abc"].map(line);
     let want = [Mounted { layer: "abc".into(), path: "/s\\040x/overlay/abc/merged".into() }];
-    assert_eq!(parse(format!("{}garbage\n\n\u{fffd}", text.concat()).as_bytes(), "/s x/overlay", |_| None), want);
+    assert_eq!(parse(format!("{}garbage\n\n\u{fffd}", text.concat()).as_bytes(), "/s x/overlay", |_| None, |_| true), want);
 }
 
 /// As podman mounts: relative to its store, or by the paths of layers; by the old call or the new one, which adds its options one by one.
@@ -139,7 +139,30 @@ fn an_overlay_that_names_layers_uses_them_wherever_it_is() {
     );
     let owner = |seen: &LinkId| (seen.as_str() == link).then(|| "mine".to_owned());
     let want = [("mine".to_owned(), "/other/merged"), (id.to_string(), "/third")];
-    assert_eq!(parse(text.as_bytes(), "/s/overlay", owner), want.map(|(layer, path)| Mounted { layer, path: path.to_owned() }));
+    assert_eq!(parse(text.as_bytes(), "/s/overlay", owner, |_| true), want.map(|(layer, path)| Mounted { layer, path: path.to_owned() }));
+}
+
+/// The same image in two stores has layers of the same ids; a copied store has the same LINKIDs.
+#[test]
+fn what_another_store_mounts_is_not_this_ones() {
+    let (link, id) = ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", layer_id(5));
+    let text = format!(
+        "4 2 0:2 / /other/overlay/{id}/merged rw - overlay overlay ro,lowerdir=l/{link}:{id}/diff,upperdir={id}/diff\n\
+         5 2 0:2 / /third rw - overlay overlay ro,lowerdir=/other/overlay/{id}/diff:/other/overlay/l/{link}\n\
+         6 2 0:2 / /reader/overlay/{id}/merged rw - overlay overlay ro,lowerdir=/s/overlay/{id}/diff\n\
+         7 2 0:2 / /somewhere rw - overlay overlay ro,lowerdir=l/{link}\n"
+    );
+    let seen = std::cell::RefCell::new(Vec::new());
+    let is_ours = |home: &str| {
+        seen.borrow_mut().push(home.to_owned());
+        home == "/s/overlay"
+    };
+    let found = parse(text.as_bytes(), "/s/overlay", |_| Some("mine".to_owned()), is_ours);
+    // Where neither the part nor the mount point tells, it may be this one's.
+    let want = [(id.to_string(), "/reader/overlay/".to_owned() + id.as_str() + "/merged"), ("mine".to_owned(), "/somewhere".to_owned())];
+    assert_eq!(found, want.map(|(layer, path)| Mounted { layer, path }));
+    assert_eq!(seen.into_inner(), ["/other/overlay"; 5].into_iter().chain(["/s/overlay"]).collect::<Vec<_>>());
+    assert_eq!(unescape("/a\\040b\\134040"), "/a b\\040");
 }
 
 /// The family of a layer by the definition: added to until nothing is added any more.
