@@ -15,6 +15,7 @@ use source::{code, crate_paths, has_word, without_tests};
 
 /// Module and floor; imports go downwards only.
 const FLOORS: &[(&str, u8)] = &[
+    ("causes", 0),
     ("ids", 0),
     ("reference", 1),
     ("fsio", 0),

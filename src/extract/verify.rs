@@ -11,6 +11,7 @@ use super::path::{Cleaned, Whiteout};
 use super::resolve::open_in;
 use super::spill::{Body, into_io};
 use super::strangers;
+use crate::causes::in_one_line;
 use crate::fsio::{self, Dir, File, Kind, Meta};
 use crate::ids::Digest;
 use crate::tarsplit::{self, Crc64, SplitEntry, SplitError, SplitReader};
@@ -101,14 +102,7 @@ fn is_of_the_disk(error: &fsio::Error) -> bool {
 }
 
 pub(super) fn words(error: &SplitError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
+    in_one_line(error)
 }
 
 /// Reads a file from its start, wherever others have read it to.

@@ -10,7 +10,7 @@ use crate::fsio::{self, Dir, Kind};
 use crate::history::History;
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::layout::{Layout, OWN, Tables, TablesError, Users};
-use crate::metadata::{Image, Images, Layer, Layers, LoadError, Loose, big_data_file};
+use crate::metadata::{ConfigLayers, Image, Images, Layer, Layers, LoadError, Loose, big_data_file};
 use crate::overlay::{is_foreign, read_link_id};
 
 /// The largest document that is read, in bytes.
@@ -64,19 +64,6 @@ pub(super) struct Survey {
     pub leads: HashMap<LayerId, Vec<LinkId>>,
     no_layers: Layers,
     no_images: Images,
-}
-
-#[derive(Deserialize)]
-struct Config {
-    created: Option<String>,
-    #[serde(default)]
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize, Default)]
-struct RootFs {
-    #[serde(default)]
-    diff_ids: Vec<Digest>,
 }
 
 #[derive(Deserialize)]
@@ -170,13 +157,13 @@ impl Survey {
         if Digest::of(&bytes).hex() != id.as_str() {
             return Ok(());
         }
-        let Ok(config) = serde_json::from_slice::<Config>(&bytes) else { return Ok(()) };
-        let diff_ids = config.rootfs.diff_ids;
+        let Ok(config) = ConfigLayers::parse(&bytes) else { return Ok(()) };
+        let diff_ids = config.diff_ids();
         if diff_ids.len() > CHAIN_MAX {
             return Ok(());
         }
         let mut chain: Vec<LayerId> = Vec::with_capacity(diff_ids.len());
-        for diff_id in &diff_ids {
+        for diff_id in diff_ids {
             let below = chain.last().cloned();
             let layer = LayerId::chain(below.as_ref(), diff_id);
             let described = self.described.entry(layer.clone()).or_insert_with(|| Described {
@@ -242,6 +229,11 @@ impl Survey {
         self.layers().iter().chain(self.others.iter().flat_map(|tables| tables.volatile.iter()))
     }
 
+    /// The layers that are built on this one, directly.
+    pub fn children(&self, id: &LayerId) -> impl Iterator<Item = &Layer> {
+        self.layers().children(id).chain(self.others.iter().flat_map(move |tables| tables.volatile.children(id)))
+    }
+
     /// The tables in one piece, if all of them can be read.
     pub fn tables(&self) -> Option<Tables> {
         let mut tables = self.others.as_ref().ok()?.clone();
@@ -299,15 +291,21 @@ impl Survey {
     }
 }
 
-/// The record that the history has of an image; none where there is no history.
-pub(super) fn remembered(layout: &Layout, id: &ImageId) -> fsio::Result<Option<Image>> {
+/// The history of image records; an empty one where there is none.
+pub(super) fn history(layout: &Layout) -> fsio::Result<History> {
     #[derive(Deserialize)]
     struct Named {
         id: String,
     }
-    let Some(own) = directory(&layout.root, OWN)? else { return Ok(None) };
-    let history = History::load(&own, |record| serde_json::from_str::<Named>(record).ok().map(|named| named.id))?;
-    Ok(history.get(id.as_str()).and_then(|json| Image::from_json(json).ok()).filter(|image| image.id() == Some(id)))
+    match directory(&layout.root, OWN)? {
+        Some(own) => History::load(&own, |record| serde_json::from_str::<Named>(record).ok().map(|named| named.id)),
+        None => Ok(History::default()),
+    }
+}
+
+/// The record that the history has of an image.
+pub(super) fn remembered(history: &History, id: &ImageId) -> Option<Image> {
+    history.get(id.as_str()).and_then(|json| Image::from_json(json).ok()).filter(|image| image.id() == Some(id))
 }
 
 /// What people call an image.
@@ -380,7 +378,7 @@ impl<'a> Links<'a> {
         if let Some(link) = leads.and_then(|links| links.first()) {
             return Ok(Some(link.clone()));
         }
-        for child in self.survey.records().filter(|record| record.parent().and_then(Loose::known) == Some(id)) {
+        for child in self.survey.children(id) {
             let Some(child) = child.id() else { continue };
             let Some(dir) = directory(&self.layout.overlay, child.as_str())? else { continue };
             let Some(bytes) = document(&dir, "lower")? else { continue };

@@ -1,5 +1,7 @@
 //! Pure: no I/O. Records put right, and what can be saved of a table that cannot be read.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::value::RawValue;
 
 use super::error::{Cause, ParseError};
@@ -114,8 +116,8 @@ impl Layers {
     ///
     /// As [`Layer::with_contents`].
     pub fn replaced(&self, new: &[Layer]) -> Result<Self, ParseError> {
-        let records = self.iter().map(|old| new.iter().find(|new| new.id().is_some() && new.id() == old.id()).unwrap_or(old).json());
-        Self::parse(&list(records))
+        let by_id: HashMap<&str, &Layer> = new.iter().map(|new| (new.id_text(), new)).collect();
+        Self::parse(&list(self.iter().map(|old| by_id.get(old.id_text()).copied().unwrap_or(old).json())))
     }
 
     /// The same table with these records at its end.
@@ -135,8 +137,8 @@ impl Images {
     ///
     /// As [`Layer::with_contents`].
     pub fn replaced(&self, new: &[Image]) -> Result<Self, ParseError> {
-        let records = self.iter().map(|old| new.iter().find(|new| new.id().is_some() && new.id() == old.id()).unwrap_or(old).json());
-        Self::parse(&list(records))
+        let by_id: HashMap<&str, &Image> = new.iter().map(|new| (new.id_text(), new)).collect();
+        Self::parse(&list(self.iter().map(|old| by_id.get(old.id_text()).copied().unwrap_or(old).json())))
     }
 
     /// The same table with these records at its end.
@@ -154,18 +156,15 @@ impl Images {
     ///
     /// As [`Layer::with_contents`].
     pub fn without_shadowed_names(&self) -> Result<Self, ParseError> {
-        let mut changed: Vec<Image> = Vec::new();
-        for image in self.iter() {
-            let kept: Vec<String> = image
-                .names()
-                .iter()
-                .filter(|name| self.shadowed_names().all(|(vain, of)| vain != name.as_str() || of.id_text() != image.id_text()))
-                .cloned()
-                .collect();
-            if kept.len() != image.names().len() {
-                changed.push(image.only_named(&kept)?);
-            }
+        let mut vain: HashMap<&str, HashSet<&str>> = HashMap::new();
+        for (name, image) in self.shadowed_names() {
+            vain.entry(image.id_text()).or_default().insert(name);
         }
+        let changed: Vec<Image> = self
+            .iter()
+            .filter_map(|image| Some((image, vain.get(image.id_text())?)))
+            .map(|(image, vain)| image.without_names(vain))
+            .collect::<Result<_, _>>()?;
         self.replaced(&changed)
     }
 }

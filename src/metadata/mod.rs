@@ -12,6 +12,7 @@
 //! - M5: a record of ours has Go's keys in Go's order, leaves out what Go leaves out and escapes as Go escapes.
 
 mod big_data;
+mod config;
 mod error;
 mod go;
 mod image;
@@ -29,6 +30,7 @@ mod users;
 mod work;
 
 pub use big_data::{BigDataKeyError, big_data_file, big_data_key};
+pub use config::ConfigLayers;
 pub use error::{Cause, EditError, LoadError, ParseError};
 pub use image::{BigData, Image, NewImage};
 pub use images::Images;

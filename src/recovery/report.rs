@@ -4,6 +4,7 @@ use tracing::warn;
 
 use super::RecoveryError;
 use super::pins::Pins;
+use crate::causes::in_one_line;
 use crate::ids::TxnId;
 use crate::plan::Intent;
 
@@ -43,25 +44,11 @@ impl Report {
     pub(super) fn leave(&mut self, txn: TxnId, intent: Option<&Intent>, error: &RecoveryError) {
         warn!(txn = %txn, error = error as &dyn std::error::Error, "left for the next open");
         self.pins.add(intent);
-        self.pending.push((txn, error_chain(error)));
+        self.pending.push((txn, in_one_line(error)));
     }
 
     pub(super) fn leave_over(&mut self, txn: TxnId, error: &RecoveryError) {
         warn!(txn = %txn, error = error as &dyn std::error::Error, "what an ended transaction left stays for the next open");
-        self.left.push((txn, error_chain(error)));
+        self.left.push((txn, in_one_line(error)));
     }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -99,18 +99,6 @@ fn words(page: &[u8]) -> String {
     if text.trim_start().starts_with('<') { String::new() } else { plain(&text, SAID_MAX) }
 }
 
-/// An error with its causes in one line.
-pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
-
 /// Whether an error or one of its causes is of a kind.
 pub(super) fn any_cause(error: &(dyn StdError + 'static), kind: impl Fn(&(dyn StdError + 'static)) -> bool) -> bool {
     let mut next = Some(error);

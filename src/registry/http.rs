@@ -12,9 +12,10 @@ use tokio::time::timeout;
 
 use super::credentials::Login;
 use super::error::{RegistryError, colon, plain};
-use super::failure::{Failure, SAID_MAX, any_cause, chain, host_of, said, status_error};
+use super::failure::{Failure, SAID_MAX, any_cause, host_of, said, status_error};
 use super::fetch::Options;
 use super::pace::Pace;
+use crate::causes::in_one_line;
 
 const REDIRECTS_MAX: usize = 10;
 /// The most of another host's name that an error shows, in characters.
@@ -197,7 +198,7 @@ impl Client {
         };
         let error = error.without_url();
         if error.is_redirect() {
-            let said = plain(&chain(&error), SAID_MAX);
+            let said = plain(&in_one_line(&error), SAID_MAX);
             return Failure::last(RegistryError::Server { what: what.to_owned(), host, status: "a bad redirect".into(), said });
         }
         if error.is_builder() {

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::{BrokenImage, Outcome, SettleError, Skip, documents};
+use crate::causes::in_one_line;
 use crate::fsio::optional;
 use crate::ids::{Digest, LayerId, LinkId};
 use crate::layout::{Layout, Tables, split_name};
@@ -143,24 +144,9 @@ fn one(layout: &Layout, tables: &Tables, wanted: &Wanted, id: &LayerId) -> Look 
         Ok((link, outcome, verified)) => {
             look = Look { link, outcome, verified, ..look };
         }
-        Err(error) => look.outcome = Outcome::Failed { why: told(&error) },
+        Err(error) => look.outcome = Outcome::Failed { why: in_one_line(&error) },
     }
     look
-}
-
-/// An error and its causes in one line.
-pub(super) fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let one = next.to_string();
-        if !text.ends_with(&one) {
-            text.push_str(": ");
-            text.push_str(&one);
-        }
-        cause = next.source();
-    }
-    text
 }
 
 type Judged = (Option<LinkId>, Outcome, Option<Verified>);

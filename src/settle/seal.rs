@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::look::{Look, Verified, told};
+use super::look::{Look, Verified};
 use super::{BATCH, Outcome, SettleError, SettledLayer};
+use crate::causes::in_one_line;
 use crate::clean::{CleanPoint, Seen};
 use crate::fsio::optional;
 use crate::ids::LayerId;
@@ -56,7 +57,7 @@ fn one(layout: &Layout, layers: &Layers, look: &Look) -> Result<Outcome, SettleE
     match again(layout, layers, &look.id, verified) {
         Ok(None) => {}
         Ok(Some(outcome)) => return Ok(outcome),
-        Err(error) => return Ok(Outcome::Failed { why: told(&error) }),
+        Err(error) => return Ok(Outcome::Failed { why: in_one_line(&error) }),
     }
     let seal = Seal::new(verified.diff_id.clone(), verified.link.clone(), verified.tree).encode()?;
     let written = layout.overlay.dir(look.id.as_str()).and_then(|dir| {
@@ -75,7 +76,7 @@ fn one(layout: &Layout, layers: &Layers, look: &Look) -> Result<Outcome, SettleE
     match written {
         Ok(()) => Ok(Outcome::Sealed),
         Err(error) if layout.root.seam().poisoned() => Err(error.into()),
-        Err(error) => Ok(Outcome::Failed { why: told(&error) }),
+        Err(error) => Ok(Outcome::Failed { why: in_one_line(&error) }),
     }
 }
 

@@ -4,13 +4,12 @@ use std::io::Read;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::extract::ExtractError;
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
 use crate::layout::{Tables, split_name};
-use crate::metadata::{Layer, Loose};
+use crate::metadata::{ConfigLayers, Layer, Loose};
 use crate::overlay::Ancestry;
 use crate::plan::Source;
 
@@ -34,19 +33,6 @@ pub struct NewImage {
     pub top: Option<LayerId>,
     /// Its names, normalised.
     pub names: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Config {
-    created: Option<String>,
-    #[serde(default)]
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize, Default)]
-struct RootFs {
-    #[serde(default)]
-    diff_ids: Vec<Digest>,
 }
 
 impl WriteTxn {
@@ -180,7 +166,7 @@ impl WriteTxn {
     /// A config that does not name these layers, a name that is not normalised, an unknown layer, the disk.
     pub fn stage_new_image(&self, new: &NewImage) -> Result<ImageId, TxnError> {
         new.names.iter().try_for_each(|name| super::change::check_name(name))?;
-        let config: Config = serde_json::from_slice(&new.config).map_err(|source| TxnError::Config { source })?;
+        let config = ConfigLayers::parse(&new.config).map_err(|source| TxnError::Config { source })?;
         let mut chain = Vec::new();
         if let Some(top) = &new.top {
             self.ancestry_on(top)?;
@@ -196,8 +182,8 @@ impl WriteTxn {
         let tables = self.tables()?;
         let layers = chain.iter().map(|id| self.layer_of(&tables, id)).collect::<Result<Vec<_>, _>>()?;
         let diff_ids: Vec<Digest> = layers.iter().map(|(diff_id, _)| diff_id.clone()).collect();
-        if config.rootfs.diff_ids != diff_ids {
-            return Err(TxnError::DiffIds { config: config.rootfs.diff_ids.len(), layers: diff_ids.len() });
+        if config.diff_ids() != diff_ids {
+            return Err(TxnError::DiffIds { config: config.diff_ids().len(), layers: diff_ids.len() });
         }
         let manifest = match &new.manifest {
             Some(manifest) => manifest.clone(),

@@ -12,7 +12,8 @@ mod orphans;
 mod strays;
 mod tables;
 
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashSet};
 
 use super::Finding;
 use super::code::Code;
@@ -21,12 +22,12 @@ use super::finding::Repair;
 use super::fix::Fix;
 use super::survey::{Links, Survey};
 use crate::fsio::{self, Kind};
+use crate::history::History;
 use crate::ids::{ImageId, LayerId};
 use crate::layout::Layout;
 use crate::lock::{CONTAINERS_LOCK, IMAGES_LOCK, LAYERS_LOCK, StoreLocks, StoreReadGuard, Wait};
 use crate::txn::TxnError;
 pub(in crate::fsck) use journal::held;
-pub(in crate::fsck) use tables::chain;
 
 /// One look at a store.
 pub(super) struct Quick<'a> {
@@ -39,7 +40,8 @@ pub(super) struct Quick<'a> {
     held: Held,
     findings: Vec<Finding>,
     /// Every layer that anything names, and what does.
-    wanted: std::collections::BTreeMap<LayerId, String>,
+    wanted: BTreeMap<LayerId, String>,
+    history: OnceCell<History>,
 }
 
 /// What transactions in the journal hold on to, be their owners alive or not.
@@ -95,8 +97,16 @@ fn object_of(finding: &Finding) -> String {
 impl<'a> Quick<'a> {
     fn run(layout: &'a Layout, survey: &'a Survey, only: Option<&'a HashSet<String>>) -> fsio::Result<Vec<Finding>> {
         let held = journal::held(layout);
-        let mut quick =
-            Self { layout, survey, links: Links::new(layout, survey), only, held, findings: Vec::new(), wanted: Default::default() };
+        let mut quick = Self {
+            layout,
+            survey,
+            links: Links::new(layout, survey),
+            only,
+            held,
+            findings: Vec::new(),
+            wanted: BTreeMap::new(),
+            history: OnceCell::new(),
+        };
         quick.wanted = quick.wanted_layers();
         quick.journal();
         quick.locks()?;

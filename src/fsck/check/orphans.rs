@@ -7,8 +7,9 @@ use crate::fsck::Finding;
 use crate::fsck::code::Code;
 use crate::fsck::finding::Repair;
 use crate::fsck::fix::Fix;
-use crate::fsck::survey::{directory, remembered};
+use crate::fsck::survey::{directory, history, remembered};
 use crate::fsio::{self, Kind};
+use crate::history::History;
 use crate::ids::{ImageId, LayerId};
 use crate::layout::split_name;
 use crate::metadata::Loose;
@@ -166,12 +167,21 @@ impl Quick<'_> {
         self.survey.record(layer).is_some() || directory(&self.layout.overlay, layer.as_str()).is_ok_and(|dir| dir.is_some())
     }
 
+    /// The history, read when it is first wanted.
+    fn history(&self) -> fsio::Result<Option<&History>> {
+        if self.history.get().is_none() {
+            let read = history(self.layout)?;
+            self.history.get_or_init(|| read);
+        }
+        Ok(self.history.get())
+    }
+
     /// Whether the history knows an image whose config is lost, and whose top layer is there.
     fn is_remembered(&self, id: &ImageId) -> fsio::Result<bool> {
         if self.survey.documents.contains_key(id) {
             return Ok(false);
         }
-        let image = remembered(self.layout, id)?;
+        let image = self.history()?.and_then(|history| remembered(history, id));
         Ok(image.and_then(|image| image.layer().and_then(Loose::known).cloned()).is_some_and(|top| self.stands(&top)))
     }
 

@@ -1,6 +1,7 @@
 //! Tables that cannot be read.
 
 use super::Quick;
+use crate::causes::in_one_line;
 use crate::fsck::Finding;
 use crate::fsck::code::Code;
 use crate::fsck::finding::Repair;
@@ -29,7 +30,7 @@ impl Quick<'_> {
                 _ => None,
             };
             let mut finding = Finding::report(Code::ContainersTableUnreadable, "remove the containers with podman, or restore the table")
-                .seen(chain(error));
+                .seen(in_one_line(error));
             finding.path = path;
             self.push(finding);
         }
@@ -44,20 +45,5 @@ impl Quick<'_> {
 }
 
 fn lost(code: Code, path: &str, action: &str, error: &LoadError) -> Finding {
-    Finding::new(code, Repair::Offline, Fix::Tables, action).at(path).seen(chain(error))
-}
-
-/// An error and its causes in one line.
-pub(in crate::fsck) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let one = next.to_string();
-        if !text.ends_with(&one) {
-            text.push_str(": ");
-            text.push_str(&one);
-        }
-        cause = next.source();
-    }
-    text
+    Finding::new(code, Repair::Offline, Fix::Tables, action).at(path).seen(in_one_line(error))
 }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use super::donors::Donors;
 use super::extras;
+use crate::causes::in_one_line;
 use crate::extract;
 use crate::fsck::examine::{self, Seen, topmost};
 use crate::fsck::run::Run;
@@ -205,7 +206,7 @@ impl Patient<'_> {
             Err(error) => {
                 self.run.could_not_check();
                 self.unseal()?;
-                return Ok(Layered::NotFetched(crate::fsck::check::chain(&*error)));
+                return Ok(Layered::NotFetched(in_one_line(&*error)));
             }
         };
         let txn = self.declare()?;
@@ -215,7 +216,7 @@ impl Patient<'_> {
             return match error {
                 TxnError::Extract { .. } | TxnError::DiffId { .. } | TxnError::BlobDigest { .. } => {
                     self.run.could_not_check();
-                    Ok(Layered::NotFetched(crate::fsck::check::chain(&error)))
+                    Ok(Layered::NotFetched(in_one_line(&error)))
                 }
                 other => Err(other),
             };

@@ -1,6 +1,7 @@
 //! The documents of images.
 
 use super::commit;
+use crate::causes::in_one_line;
 use crate::fsck::finding::{Finding, Outcome};
 use crate::fsck::fix::Fix;
 use crate::fsck::run::Run;
@@ -40,7 +41,7 @@ fn fetch(run: &Run<'_>, finding: &mut Finding, image: &ImageId, key: &str, diges
         Ok(None) => (Outcome::Failed, format!("the source does not have {digest}")),
         Err(error) => {
             run.could_not_check();
-            (Outcome::Failed, crate::fsck::check::chain(&*error))
+            (Outcome::Failed, in_one_line(&*error))
         }
     };
     finding.result = result;

@@ -4,18 +4,12 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 
-use crate::fsck::survey::{Documents, Survey, config_key, directory, document};
-use crate::fsio::{Dir, Kind, optional};
-use crate::history::History;
+use crate::fsck::survey::{Documents, Survey, config_key, directory, document, history, remembered};
+use crate::fsio::{Dir, Kind};
 use crate::ids::{Digest, ImageId};
-use crate::layout::{IMAGES_JSON, Layout, OWN};
+use crate::layout::{IMAGES_JSON, Layout};
 use crate::metadata::{BigData, Image, Images, Layers, Loose, MAX_TABLE_BYTES, NewImage, big_data_key, salvage};
 use crate::txn::TxnError;
-
-#[derive(Deserialize)]
-struct Named {
-    id: String,
-}
 
 /// images.json as it should be, if it is another one, and the images that come back without names.
 pub(super) fn mend(layout: &Layout, survey: &Survey, layers: &Layers) -> Result<(Option<Images>, Vec<ImageId>), TxnError> {
@@ -40,10 +34,7 @@ pub(super) fn mend(layout: &Layout, survey: &Survey, layers: &Layers) -> Result<
     if shadowed {
         table = table.without_shadowed_names()?;
     }
-    let history = match optional(layout.root.dir(OWN))? {
-        Some(own) => History::load(&own, |record| serde_json::from_str::<Named>(record).ok().map(|named| named.id))?,
-        None => History::default(),
-    };
+    let history = history(layout)?;
     let mut restored: Vec<Image> = Vec::new();
     let mut taken: HashSet<String> = table.iter().flat_map(|image| image.names().to_vec()).collect();
     let mut nameless = Vec::new();
@@ -54,7 +45,7 @@ pub(super) fn mend(layout: &Layout, survey: &Survey, layers: &Layers) -> Result<
         if !has_layers || !on_disk.iter().any(|(item, _)| item.key.starts_with("manifest")) {
             continue;
         }
-        let donor = history.get(id.as_str()).and_then(|json| Image::from_json(json).ok());
+        let donor = remembered(&history, id);
         let image = match donor.filter(|donor| donor.layer_text() == documents.chain.last().map_or("", |top| top.as_str())) {
             Some(donor) => known_again(&donor, &on_disk)?,
             None => {
@@ -70,8 +61,7 @@ pub(super) fn mend(layout: &Layout, survey: &Survey, layers: &Layers) -> Result<
         // Its config is lost: the record says what it was, and it is fetched by its digest.
         let Some(id) = name.to_str().filter(|_| kind == Kind::Dir).and_then(|name| name.parse::<ImageId>().ok()) else { continue };
         let known = table.get(&id).is_some() || survey.documents.contains_key(&id) || held.images.contains(&id);
-        let donor = if known { None } else { history.get(id.as_str()).and_then(|json| Image::from_json(json).ok()) };
-        let Some(donor) = donor.filter(|donor| donor.id() == Some(&id)) else { continue };
+        let Some(donor) = (!known).then(|| remembered(&history, &id)).flatten() else { continue };
         if donor.layer().and_then(Loose::known).is_some_and(|top| layers.get(top).is_some()) {
             let names: Vec<String> = donor.names().iter().filter(|name| taken.insert((*name).clone())).cloned().collect();
             restored.push(donor.only_named(&names)?);

@@ -16,6 +16,7 @@ use super::finding::{Finding, Outcome};
 use super::fix::Phase;
 use super::run::Run;
 
+use crate::causes::in_one_line;
 use crate::layout::{Layout, Route};
 use crate::lock::Wait;
 use crate::recovery;
@@ -42,7 +43,7 @@ pub(super) fn run(run: &Run<'_>, phase: Phase, findings: &mut [&mut Finding]) {
 /// Says why a finding stays.
 pub(super) fn fail(finding: &mut Finding, error: &TxnError) {
     finding.result = if error.is_busy() { Outcome::Busy } else { Outcome::Failed };
-    finding.why = Some(super::check::chain(error));
+    finding.why = Some(in_one_line(error));
 }
 
 /// Puts records right that reading their layers has told more of.

@@ -9,7 +9,7 @@ use crate::fsck::run::Run;
 use crate::fsck::survey::{Links, Survey, directory, document};
 use crate::fsio::Dir;
 use crate::ids::{LayerId, LinkId};
-use crate::metadata::{Layer, Loose};
+use crate::metadata::Layer;
 use crate::overlay::read_link_id;
 use crate::txn::{Around, TxnError};
 
@@ -65,7 +65,7 @@ fn above(survey: &Survey, id: &LayerId) -> Vec<LayerId> {
     let mut seen = HashSet::new();
     let mut next = vec![id.clone()];
     while let Some(id) = next.pop() {
-        for child in survey.records().filter(|record| record.parent().and_then(Loose::known) == Some(&id)).filter_map(Layer::id) {
+        for child in survey.children(&id).filter_map(Layer::id) {
             if seen.insert(child.clone()) {
                 found.push(child.clone());
                 next.push(child.clone());
