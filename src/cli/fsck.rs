@@ -11,11 +11,12 @@ use anyhow::Context as _;
 use cstor_rs::fsck::{self, Finding, FsckError, Level, Outcome, Progress, Summary, Supply};
 use cstor_rs::ids::ImageId;
 use cstor_rs::pull::Refetch;
-use cstor_rs::registry::{Login, Options as RegistryOptions, Place};
+use cstor_rs::registry::{Options as RegistryOptions, Place};
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
 use super::change::image_ref;
+use super::network::Access;
 use super::out::{stdout, tell};
 use super::values::duration;
 use super::{Context, bits, exit, signals};
@@ -53,15 +54,8 @@ pub(crate) struct Args {
     /// Layers may lie in this store too, which is only read; those of storage.conf are known
     #[arg(long = "additional-store", value_name = "DIR")]
     additional_stores: Vec<PathBuf>,
-    /// Verify the registry's certificate; false allows any, and plain http
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    tls_verify: Option<bool>,
-    /// Credentials from this file
-    #[arg(long, value_name = "FILE")]
-    authfile: Option<PathBuf>,
-    /// Credentials for the registry
-    #[arg(long, value_name = "USER:PASSWORD")]
-    creds: Option<String>,
+    #[command(flatten)]
+    access: Access,
     /// Print one JSON object for each finding, and a summary last
     #[arg(long)]
     json: bool,
@@ -141,17 +135,7 @@ fn failed(error: FsckError, args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn refetch(args: &Args, source: Option<&str>, stop: &signals::Stop) -> anyhow::Result<Refetch> {
-    let login = match args.creds.as_deref() {
-        Some(text) => Some(Login::parse(text).ok_or(exit::Usage("--creds wants USER:PASSWORD"))?),
-        None => None,
-    };
-    let options = RegistryOptions {
-        tls_verify: args.tls_verify,
-        login,
-        authfile: args.authfile.clone(),
-        cancel: stop.network.clone(),
-        ..RegistryOptions::default()
-    };
+    let options = RegistryOptions { cancel: stop.network.clone(), ..args.access.options()? };
     let place = match source {
         Some(text) => Some(Place::find(text, &options.system)?),
         None => None,

@@ -10,9 +10,9 @@ use cstor_rs::txn::{SyncMode, TxnOptions};
 use super::exit;
 use super::values::duration;
 
-/// How images are fetched and brought to the medium
+/// How a registry is asked
 #[derive(clap::Args)]
-pub(super) struct Network {
+pub(super) struct Access {
     /// Verify the registry's certificate; false allows any, and plain http [default: true, unless registries.conf calls the
     /// registry insecure]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -23,6 +23,25 @@ pub(super) struct Network {
     /// Use these credentials
     #[arg(long, value_name = "USER:PASSWORD")]
     creds: Option<String>,
+}
+
+impl Access {
+    /// Its options.
+    pub(super) fn options(&self) -> Result<Options, exit::Usage> {
+        // Not by clap, which would print them.
+        let login = match self.creds.as_deref() {
+            Some(text) => Some(Login::parse(text).ok_or(exit::Usage("--creds wants USER:PASSWORD"))?),
+            None => None,
+        };
+        Ok(Options { tls_verify: self.tls_verify, login, authfile: self.authfile.clone(), ..Options::default() })
+    }
+}
+
+/// How images are fetched and brought to the medium
+#[derive(clap::Args)]
+pub(super) struct Network {
+    #[command(flatten)]
+    access: Access,
     /// Choose this image of an index, and refuse an image for another platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -56,21 +75,8 @@ enum Sync {
 impl Network {
     /// How to pull.
     pub(super) fn options(&self) -> Result<PullOptions, exit::Usage> {
-        // Not by clap, which would print them.
-        let login = match self.creds.as_deref() {
-            Some(text) => Some(Login::parse(text).ok_or(exit::Usage("--creds wants USER:PASSWORD"))?),
-            None => None,
-        };
         Ok(PullOptions {
-            registry: Options {
-                tls_verify: self.tls_verify,
-                login,
-                authfile: self.authfile.clone(),
-                retries: self.retry,
-                retry_delay: self.retry_delay,
-                stall: self.idle_timeout,
-                ..Options::default()
-            },
+            registry: Options { retries: self.retry, retry_delay: self.retry_delay, stall: self.idle_timeout, ..self.access.options()? },
             platform: self.platform.clone(),
             jobs: self.jobs.into(),
             txn: TxnOptions {
