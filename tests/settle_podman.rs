@@ -271,3 +271,30 @@ fn exit_codes_are_those_of_fsck() {
     assert_eq!(code(&mut place.settling(&["--sync", "files", "--jobs", "1"])), Some(0));
     assert_eq!(place.true_seals(), 2);
 }
+
+/// Nothing but images.json has the names that podman gave. A settled store has them in its history.
+#[test]
+fn names_that_podman_gave_come_back_after_a_lost_table() {
+    let Some((peers, _registry, image)) = ready() else { return };
+    for peer in peers {
+        let (place, name) = (Place::new(), &peer.name);
+        place.podman(&peer, &["pull", "--quiet", "--tls-verify=false", &image]);
+        let table = place.root().join("overlay-images/images.json");
+        let before: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
+        assert_eq!(place.settle(&[]).0, 0, "{name}");
+        // What podman does after a settle is known after the next.
+        place.podman(&peer, &["tag", &image, "localhost/second:1"]);
+        assert_eq!(place.settle(&[]).0, 0, "{name}");
+        let tagged: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
+        assert_ne!(before, tagged, "{name}");
+        fs::write(&table, "").unwrap();
+        let mut fsck = Command::new(env!("CARGO_BIN_EXE_cstor-rs"));
+        fsck.arg("--root").arg(place.root()).arg("--runroot").arg(place.runroot()).args(["fsck", "--repair", "--json"]);
+        let output = fsck.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stdout));
+        let healed: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
+        assert_eq!(healed, tagged, "{name}");
+        let images = place.podman(&peer, &["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+        assert!(images.contains("localhost/second:1") && images.contains(&image), "{name}: {images}");
+    }
+}

@@ -159,7 +159,7 @@ fn print(finding: &Finding) -> std::io::Result<()> {
         (None, Some(image)) => format!(" image {image}"),
         (None, None) => String::new(),
     };
-    writeln!(out, "{}:{object}: {}", finding.code.as_str(), finding.path.as_deref().unwrap_or("the store"))?;
+    writeln!(out, "{}{object}: {}", finding.code.as_str(), finding.path.as_deref().unwrap_or("the store"))?;
     for (word, text) in [("expected", &finding.expected), ("seen", &finding.seen)] {
         if let Some(text) = text {
             writeln!(out, "  {word}: {text}")?;

@@ -75,30 +75,36 @@ fn heal(run: &Run<'_>, survey: &Survey, id: &LayerId, seen: &examine::Seen) -> V
     if !run.how.repair {
         return findings;
     }
-    match repair::mend_layer(run, survey, id, Some(seen)) {
-        Ok(Layered::Healed) => {
-            let (still, why): (HashSet<Key>, Option<String>) = match examine::layer(run, survey, id) {
-                Verdict::Seen(_, after) => (examine::findings(id, &after).iter().map(Finding::key).collect(), None),
-                // Not seen, not healed (F3).
-                Verdict::Failed(error) => (findings.iter().map(Finding::key).collect(), Some(error.to_string())),
-                Verdict::Stopped | Verdict::Passed => {
-                    let why = "it was repaired, and not read again: stopped, or changed by another program; run fsck again";
-                    (findings.iter().map(Finding::key).collect(), Some(why.to_owned()))
-                }
-            };
-            for finding in &mut findings {
-                finding.result = if still.contains(&finding.key()) { Outcome::Failed } else { Outcome::Healed };
+    let why = match repair::mend_layer(run, survey, id, Some(seen)) {
+        Ok(Layered::Healed | Layered::NeedsBytes) => None,
+        Ok(Layered::NotFetched(why)) => Some(why),
+        Err(error) => {
+            findings.iter_mut().for_each(|finding| repair::fail(finding, &error));
+            return findings;
+        }
+    };
+    // Not seen, not healed (F3).
+    let after = match examine::layer(run, survey, id) {
+        Verdict::Seen(_, after) => Ok(examine::findings(id, &after).iter().map(Finding::key).collect::<HashSet<Key>>()),
+        Verdict::Failed(error) => Err(error.to_string()),
+        Verdict::Stopped | Verdict::Passed => {
+            Err("it was repaired, and not read again: stopped, or changed by another program; run fsck again".to_owned())
+        }
+    };
+    for finding in &mut findings {
+        match &after {
+            Ok(still) if !still.contains(&finding.key()) => finding.result = Outcome::Healed,
+            // Bytes are needed, and none were to be fetched: nothing was tried.
+            Ok(_) if finding.repair == Repair::Refetch && why.is_none() && run.supply.is_none() => {}
+            Ok(_) => {
+                finding.result = Outcome::Failed;
                 finding.why = why.clone();
             }
-        }
-        Ok(Layered::NeedsBytes) => {}
-        Ok(Layered::NotFetched(why)) => {
-            for finding in &mut findings {
+            Err(unread) => {
                 finding.result = Outcome::Failed;
-                finding.why = Some(why.clone());
+                finding.why = Some(unread.clone());
             }
         }
-        Err(error) => findings.iter_mut().for_each(|finding| repair::fail(finding, &error)),
     }
     findings
 }

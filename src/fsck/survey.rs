@@ -9,7 +9,7 @@ use super::elsewhere::Elsewhere;
 use crate::fsio::{self, Dir, Kind};
 use crate::history::History;
 use crate::ids::{Digest, ImageId, LayerId, LinkId};
-use crate::layout::{Layout, OWN, Tables, TablesError, Users};
+use crate::layout::{Layout, Tables, TablesError, Users};
 use crate::metadata::{ConfigLayers, Image, Images, Layer, Layers, LoadError, Loose, big_data_file};
 use crate::overlay::{is_foreign, read_link_id};
 
@@ -288,18 +288,6 @@ impl Survey {
             list.push(id);
         }
         Some(list)
-    }
-}
-
-/// The history of image records; an empty one where there is none.
-pub(super) fn history(layout: &Layout) -> fsio::Result<History> {
-    #[derive(Deserialize)]
-    struct Named {
-        id: String,
-    }
-    match directory(&layout.root, OWN)? {
-        Some(own) => History::load(&own, |record| serde_json::from_str::<Named>(record).ok().map(|named| named.id)),
-        None => Ok(History::default()),
     }
 }
 

@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::fsio::{self, Dir, Seam, optional};
-use crate::ids::{ImageId, LayerId};
+use crate::history::History;
+use crate::ids::{ImageId, LayerId, TxnId};
 use crate::metadata::{self, Images, Layers, LoadError};
 
 /// Why a directory is no store that cstor-rs can work on.
@@ -248,6 +249,36 @@ impl Layout {
             }
         }
         Ok(())
+    }
+
+    /// What lets fsck bring names back: these records, and what other programs changed since the last time. Under images.lock.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn note_history(&self, txn: &TxnId, images: &Images) -> fsio::Result<()> {
+        let own = self.root.ensure_dir(OWN, 0o700)?;
+        let mut history = self.history()?;
+        // An id is a plain name, or it is no image's directory.
+        let on_disk = |id: &str| Ok(id.parse::<ImageId>().is_ok() && self.images.meta(id)?.is_some());
+        history.note(&own, txn, images.iter().map(|image| (image.id_text(), image.json())), on_disk)
+    }
+
+    /// The history of image records; an empty one where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn history(&self) -> fsio::Result<History> {
+        /// The id alone: the frames are many, and their records are looked at only by who needs them.
+        #[derive(serde::Deserialize)]
+        struct Named {
+            id: String,
+        }
+        match optional(self.root.dir(OWN))? {
+            Some(own) => History::load(&own, |record| serde_json::from_str::<Named>(record).ok().map(|named| named.id)),
+            None => Ok(History::default()),
+        }
     }
 
     /// images.json. Empty counts as empty only where `overlay-images/` holds no image.

@@ -248,9 +248,10 @@ pub fn settle(store: &Store, refs: &[ImageRef], options: &SettleOptions) -> Resu
     }
     let images = images.iter().filter_map(|image| image.id().cloned()).collect();
     let layers = seal::all(store, &layout, looks)?;
-    let tables = if synced || known { moment.seen } else { None };
+    let told = if synced { seal::remember(store, &layout)? } else { true };
+    let tables = if told && (synced || known) { moment.seen } else { None };
     let noted = seal::note(store, &layout, &moment.tables.layers, tables.as_ref(), &layers)?;
-    Ok(Settled { images, layers, broken: wanted.broken, unknown, synced, noted })
+    Ok(Settled { images, layers, broken: wanted.broken, unknown, synced, noted: noted && told })
 }
 
 /// The images that are meant, each once, and what is not in the store.

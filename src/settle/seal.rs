@@ -6,8 +6,8 @@ use super::look::{Look, Verified};
 use super::{BATCH, Outcome, SettleError, SettledLayer};
 use crate::causes::in_one_line;
 use crate::clean::{CleanPoint, Seen};
-use crate::fsio::optional;
-use crate::ids::LayerId;
+use crate::fsio::{self, optional};
+use crate::ids::{LayerId, TxnId};
 use crate::layout::Layout;
 use crate::lock::{LockError, StoreLocks};
 use crate::metadata::Layers;
@@ -136,5 +136,20 @@ pub(super) fn note(
         point.time = now;
         point.store(layout, &locked)?;
     }
+    Ok(true)
+}
+
+/// Adds to the history what other programs made since it was last written: podman keeps no second copy of an image's names. `false`:
+/// its lock could not be had.
+pub(super) fn remember(store: &Store, layout: &Layout) -> Result<bool, SettleError> {
+    let locked = match StoreLocks::write_images(&layout.images, &store.waiting()) {
+        Ok(locked) => locked,
+        Err(LockError::Busy { .. } | LockError::Cancelled { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let images = layout.load_images()?;
+    let txn = TxnId::random().map_err(|source| fsio::Error { call: "getrandom", path: "/dev/urandom".into(), source })?;
+    layout.note_history(&txn, &images)?;
+    drop(locked);
     Ok(true)
 }

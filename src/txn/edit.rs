@@ -90,7 +90,11 @@ impl WriteTxn {
         let touched: BTreeSet<&ImageId> =
             changes.iter().flat_map(|change| change.claims().iter().filter_map(|claim| claim.from.as_ref()).chain([change.id()])).collect();
         let records = touched.into_iter().filter_map(|id| after.get(id)).map(|image| image.json());
-        if History::append(&own, &self.id, records, 2 * bytes.len() as u64)? { Ok(()) } else { self.note_history(after) }
+        if History::append(&own, &self.id, records, 2 * bytes.len() as u64)? {
+            Ok(())
+        } else {
+            Ok(self.layout.note_history(&self.id, after)?)
+        }
     }
 }
 

@@ -1,10 +1,7 @@
 //! Barrier B: the tables as they will be, the history, the intent.
 
-use crate::history::History;
-use crate::ids::ImageId;
 use crate::journal::Kind;
-use crate::layout::{OWN, scratch_name};
-use crate::metadata::Images;
+use crate::layout::scratch_name;
 use crate::overlay::LayerDir;
 use crate::plan::{self, Intent, Ready, Table};
 
@@ -57,7 +54,7 @@ impl WriteTxn {
             self.layout.images.sync()?;
         }
         if ready.images_json.is_some() {
-            self.note_history(&ready.images)?;
+            self.layout.note_history(&self.id, &ready.images)?;
         }
         let intent = ready.intent;
         let payload = plan::encode(&intent)?;
@@ -69,21 +66,4 @@ impl WriteTxn {
         segment.sync()?;
         Ok(intent)
     }
-
-    /// What lets fsck bring names back: the records as they will be, and what others changed since the last time.
-    pub(super) fn note_history(&self, images: &Images) -> Result<(), TxnError> {
-        let own = self.layout.root.ensure_dir(OWN, 0o700)?;
-        // The id alone: the frames are many, and their records are looked at only by who needs them.
-        let id_of = |record: &str| serde_json::from_str::<Named>(record).ok().map(|named| named.id);
-        let mut history = History::load(&own, id_of)?;
-        // An id is a plain name, or it is no image's directory.
-        let on_disk = |id: &str| Ok(id.parse::<ImageId>().is_ok() && self.layout.images.meta(id)?.is_some());
-        Ok(history.note(&own, &self.id, images.iter().map(|image| (image.id_text(), image.json())), on_disk)?)
-    }
-}
-
-/// What the history finds a record by.
-#[derive(serde::Deserialize)]
-struct Named {
-    id: String,
 }

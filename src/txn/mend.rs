@@ -229,7 +229,7 @@ pub fn rewrite_tables<E: From<TxnError>>(
     }
     if let Some(images) = &rewrite.images {
         write(&layout.images, EDITED_IMAGES, IMAGES_JSON, &images.encode())?;
-        WriteTxn::begin(layout, super::TxnOptions::default())?.note_history(images)?;
+        layout.note_history(&txn, images).map_err(TxnError::from)?;
     }
     // Layers first: no image is to name one that is not there. The token before each rename, or readers trust a stale cache.
     if rewrite.layers.is_some() {

@@ -239,3 +239,26 @@ pub fn since_clean() {
     assert_eq!(read(since), (Some(0), 1), "a layer without its seal is read");
     assert_eq!(read(&["--level", "full"]), (Some(0), all));
 }
+
+/// A layer that needs bytes is put right as far as the store itself knows how, whenever the bytes come.
+pub fn offline_beside_lost_bytes() {
+    let place = Place::ours(true);
+    let target = Target::find(&place.root()).unwrap();
+    let before = Snapshot::of(&place.root());
+    for name in ["file-flipped", "mode-of-directory", "symlink-target"] {
+        (named(name).hurt)(&target).unwrap();
+    }
+    let said = fsck(&place, &["--level", "full", "--repair"], "--repair");
+    let result = |code: &str| -> Vec<_> {
+        said.findings.iter().filter(|finding| finding["code"] == code).map(|finding| finding["result"].as_str().unwrap()).collect()
+    };
+    assert_eq!(
+        (result("entry-mode"), result("symlink-target"), result("file-content")),
+        (vec!["healed"], vec!["healed"], vec!["found"]),
+        "{said:#?}"
+    );
+    assert_eq!(said.code, Some(REMAINS), "{said:#?}");
+    assert_eq!(fsck(&place, &["--level", "full"], "after").codes().into_iter().collect::<Vec<_>>(), ["file-content"]);
+    assert_eq!(fsck(&place, &["--level", "full", "--refetch", "--tls-verify=false"], "--refetch").code, Some(1));
+    assert_eq!(before.differences(&Snapshot::of(&place.root()), EQUAL), [""; 0]);
+}

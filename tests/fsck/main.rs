@@ -97,12 +97,13 @@ fn trials() -> Vec<Trial> {
     trials.push(trial("beside::podman", beside::healed));
     trials.push(trial("codes::documented", codes::documented));
     trials.push(trial("codes::known", codes::known));
-    let flags: [(&str, fn()); 11] = [
+    let flags: [(&str, fn()); 12] = [
         ("prune", flags::prune),
         ("prune_keeps_what_can_be_healed", flags::prune_keeps_what_can_be_healed),
         ("image", flags::image),
         ("max_time", flags::max_time),
         ("since_clean", flags::since_clean),
+        ("offline_beside_lost_bytes", flags::offline_beside_lost_bytes),
         ("usage", flags::usage),
         ("text", flags::text),
         ("journal_forward", flags::journal_forward),

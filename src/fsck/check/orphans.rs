@@ -7,7 +7,7 @@ use crate::fsck::Finding;
 use crate::fsck::code::Code;
 use crate::fsck::finding::Repair;
 use crate::fsck::fix::Fix;
-use crate::fsck::survey::{directory, history, remembered};
+use crate::fsck::survey::{directory, remembered};
 use crate::fsio::{self, Kind};
 use crate::history::History;
 use crate::ids::{ImageId, LayerId};
@@ -170,7 +170,7 @@ impl Quick<'_> {
     /// The history, read when it is first wanted.
     fn history(&self) -> fsio::Result<Option<&History>> {
         if self.history.get().is_none() {
-            let read = history(self.layout)?;
+            let read = self.layout.history()?;
             self.history.get_or_init(|| read);
         }
         Ok(self.history.get())

@@ -101,7 +101,17 @@ impl Patient<'_> {
                 }
             }
         }
-        self.refetch(seen)
+        let fetched = self.refetch(seen)?;
+        if let Some(seen) = seen
+            && fetched != Layered::Healed
+            && let (Some(diff), Some(split)) = (&self.diff, &self.split)
+            && !seen.split_is_damaged()
+            && seen.differences.iter().any(|one| !one.needs_bytes())
+        {
+            // What the store itself knows is put right, whatever is to be fetched another day.
+            self.mend_in_place(diff, split, seen)?;
+        }
+        Ok(fetched)
     }
 
     /// Attributes, links, devices and names, in one step that is worked out from the tar-split. `false`: not all of it can be.
@@ -201,7 +211,10 @@ impl Patient<'_> {
             Ok(Some(blob)) => blob,
             Ok(None) => {
                 self.unseal()?;
-                return Ok(Layered::NotFetched(format!("no source has layer {}", self.diff_id)));
+                let nameless = wanted.images.is_empty();
+                let next =
+                    if nameless { "; no image on it has a name that says where to ask: name a source, --refetch=SOURCE" } else { "" };
+                return Ok(Layered::NotFetched(format!("no source has layer {}{next}", self.diff_id)));
             }
             Err(error) => {
                 self.run.could_not_check();

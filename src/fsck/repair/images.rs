@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 
-use crate::fsck::survey::{Documents, Survey, config_key, directory, document, history, remembered};
+use crate::fsck::survey::{Documents, Survey, config_key, directory, document, remembered};
 use crate::fsio::{Dir, Kind};
 use crate::ids::{Digest, ImageId};
 use crate::layout::{IMAGES_JSON, Layout};
@@ -34,7 +34,7 @@ pub(super) fn mend(layout: &Layout, survey: &Survey, layers: &Layers) -> Result<
     if shadowed {
         table = table.without_shadowed_names()?;
     }
-    let history = history(layout)?;
+    let history = layout.history()?;
     let mut restored: Vec<Image> = Vec::new();
     let mut taken: HashSet<String> = table.iter().flat_map(|image| image.names().to_vec()).collect();
     let mut nameless = Vec::new();
