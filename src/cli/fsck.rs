@@ -221,6 +221,7 @@ fn summary_text(summary: &Summary) -> std::io::Result<()> {
     let stopped = if summary.stopped { "; stopped before the end, the next run goes on from here" } else { "" };
     let unchecked = if summary.unchecked { "; not everything could be checked" } else { "" };
     let what = match (summary.damaged, summary.remaining()) {
+        (0, _) if summary.stopped || summary.unchecked => "nothing damaged was found".to_owned(),
         (0, _) => "clean".to_owned(),
         (found, 0) if summary.dropped == 0 => format!("{found} damaged, all healed"),
         (found, rest) => format!("{found} damaged, {} healed, {} dropped, {rest} remain", summary.healed, summary.dropped),

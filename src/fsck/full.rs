@@ -21,7 +21,9 @@ pub(super) fn check(run: &Run<'_>, known: &[Finding], summary: &mut Summary) -> 
     }
     let survey = &Survey::read(&run.layout, &run.elsewhere).map_err(TxnError::from)?;
     let damaged: HashSet<LayerId> = known.iter().filter(|f| matches!(f.fix, Fix::Contents { .. })).filter_map(Finding::layer_id).collect();
-    let mut state = State::load(&run.layout).unwrap_or_default();
+    // A look at some images neither goes on with a check of all nor ends it.
+    let some = !run.how.images.is_empty();
+    let mut state = if some && !run.how.since_clean { State::default() } else { State::load(&run.layout).unwrap_or_default() };
     let wanted = run.wanted_layers(survey);
     let mut seen = HashSet::new();
     let ids: Vec<LayerId> = survey
@@ -64,6 +66,9 @@ pub(super) fn check(run: &Run<'_>, known: &[Finding], summary: &mut Summary) -> 
     list.retain(|finding| run.concerns(&wanted, finding));
     for finding in &mut list {
         finding.images = finding.layer_id().map(|id| survey.images_on(&id)).unwrap_or_default();
+    }
+    if some {
+        return Ok(list);
     }
     state.end(run, summary.stopped, list.iter().chain(known).all(|f| !f.is_damage() || f.result == Outcome::Healed))?;
     Ok(list)

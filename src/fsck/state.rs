@@ -100,7 +100,7 @@ impl State {
         {
             optional(own.unlink(FILE))?;
         }
-        if clean && run.how.repair && run.how.images.is_empty() {
+        if clean && run.how.repair {
             self.mark(run)?;
         }
         Ok(())

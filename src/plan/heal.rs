@@ -29,7 +29,7 @@ pub(super) fn heal(w: &mut World<'_>, id: &LayerId, link: &LinkId, tree: &TreeId
         && tree_of(&staged)? == Some(*tree)
     {
         if let Some(user) = w.user_of(id)? {
-            tracing::warn!(layer = %id, user, "stays damaged: it is in use; stop that and pull again");
+            tracing::warn!(layer = %id, user, "stays damaged: it is in use; stop that and try again");
             return Ok(());
         }
         match dir.meta("diff")? {

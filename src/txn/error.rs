@@ -49,7 +49,7 @@ pub enum TxnError {
     BlobDigest { diff_id: Digest, want: Digest, seen: Digest },
     #[error("the blob {blob} unpacks to {seen}, the image's config says {want}; the image is inconsistent, tell its publisher")]
     DiffId { blob: Digest, want: Digest, seen: Digest },
-    #[error("layer {id} is in the store but damaged ({why}) and in use by {user}; stop that and pull again")]
+    #[error("layer {id} is in the store but damaged ({why}) and in use by {user}; stop that and try again")]
     InUse { id: LayerId, why: String, user: String },
     #[error("layer {id} is in the store but cannot be used: {why}; remove the images on it with podman and pull again")]
     Broken { id: LayerId, why: String },

@@ -67,6 +67,9 @@ const fn supplied(name: &'static str, hurt: fn(&Place)) -> Case {
     Case { supplied: true, ..case(name, hurt) }
 }
 
+/// What is no image any more, and may be all that tells of one.
+const DOCUMENT: &[u8] = b"a document of an image that nobody knows";
+
 pub const ALL: &[Case] = &[
     exempting("relinked", Exempt { links: true, ..EQUAL }, |place| {
         fs::remove_file(place.short(0)).unwrap();
@@ -119,7 +122,7 @@ pub const ALL: &[Case] = &[
             fs::write(place.dir(0).join("diff/etc/more"), EXTRA).unwrap();
         })
     },
-    case("orphans", |place| {
+    keeping("orphans", EQUAL, DOCUMENT, |place| {
         let dir = place.root.join("overlay").join(NOBODY);
         fs::create_dir_all(dir.join("diff")).unwrap();
         fs::write(dir.join("diff/half"), "half").unwrap();
@@ -127,7 +130,7 @@ pub const ALL: &[Case] = &[
         symlink(format!("../{NOBODY}/diff"), place.root.join("overlay/l").join(LINK)).unwrap();
         fs::write(place.root.join(format!("overlay-layers/{NOBODY}.tar-split.gz")), "half").unwrap();
         fs::create_dir(place.root.join("overlay-images").join(NOBODY)).unwrap();
-        fs::write(place.root.join("overlay-images").join(NOBODY).join("manifest"), "half").unwrap();
+        fs::write(place.root.join("overlay-images").join(NOBODY).join("manifest"), DOCUMENT).unwrap();
     }),
     exempting("layers_lost", Exempt { layers: true, ..EQUAL }, |place| empty(&place.layers())),
     exempting("images_lost", Exempt { images: true, ..EQUAL }, |place| empty(&place.images())),

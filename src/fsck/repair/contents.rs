@@ -12,6 +12,7 @@ use super::extras;
 use crate::causes::in_one_line;
 use crate::extract;
 use crate::fsck::examine::{self, Seen, topmost};
+use crate::fsck::finding::Repair;
 use crate::fsck::run::Run;
 use crate::fsck::supply::WantedLayer;
 use crate::fsck::survey::{Links, Survey, directory};
@@ -106,7 +107,7 @@ impl Patient<'_> {
             && fetched != Layered::Healed
             && let (Some(diff), Some(split)) = (&self.diff, &self.split)
             && !seen.split_is_damaged()
-            && seen.differences.iter().any(|one| !one.needs_bytes())
+            && examine::findings(self.id, seen).iter().any(|finding| finding.repair == Repair::Offline)
         {
             // What the store itself knows is put right, whatever is to be fetched another day.
             self.mend_in_place(diff, split, seen)?;

@@ -144,7 +144,6 @@ const NEEDLESS: &[(&[&str], &str, &str)] = &[
     (&["short_names"], "overlay/ID", "nothing comes in there"),
     (&["split_and_more"], "cstor-rs/lost+found/ID-TXN", "synced when `etc` was made in it, and again with the whole tree"),
     (&["directory", "orphans"], "cstor-rs", "the clean point: one that is lost says that less is clean"),
-    (&["orphans"], "cstor-rs/lost+found", "copies of documents that are no image: the case has nothing that must be kept"),
     (&["dropped"], "overlay", "the layer that goes was lost before"),
     (&["dropped"], "overlay/l", "the same"),
 ];
