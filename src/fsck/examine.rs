@@ -9,7 +9,6 @@ use super::code::Code;
 use super::finding::Repair;
 use super::fix::Fix;
 use super::run::Run;
-use super::split;
 use super::survey::{Survey, directory};
 use crate::extract::{self, Difference, DifferenceKind, Examine, Examined};
 use crate::fsio::{self, Dir, File};
@@ -157,20 +156,15 @@ fn try_layer(run: &Run<'_>, survey: &Survey, id: &LayerId) -> fsio::Result<Verdi
             return Ok(Verdict::Passed);
         }
         // The tar-split of something else: what it says of the files means nothing.
-        let bytes = split::facts(&opened.split)?.map(|facts| facts.tar_bytes);
-        if let (Some(bytes), Ok(size)) = (bytes, u64::try_from(opened.size))
-            && bytes != size
+        if let Ok(size) = u64::try_from(opened.size)
+            && seen.bytes != size
             && !seen.split_is_damaged()
         {
-            let (expected, seen_bytes) = (format!("that of a tar of {size} bytes"), format!("that of a tar of {bytes} bytes"));
-            let kind = DifferenceKind::SplitDigest;
-            seen.differences.insert(0, Difference { kind, path: Vec::new(), expected, seen: seen_bytes });
+            let (expected, found) = (format!("that of a tar of {size} bytes"), format!("that of a tar of {} bytes", seen.bytes));
+            seen.differences.insert(0, Difference { kind: DifferenceKind::SplitDigest, path: Vec::new(), expected, seen: found });
         }
-    } else if !opened.mapped
-        && let Some(facts) = split::facts(&opened.split)?
-        && i64::try_from(facts.tar_bytes).ok() != Some(opened.size)
-    {
-        run.sized(id, opened.size, facts.tar_bytes);
+    } else if !opened.mapped && i64::try_from(seen.bytes).ok() != Some(opened.size) {
+        run.sized(id, opened.size, seen.bytes);
     }
     Ok(Verdict::Seen(opened.identity, Box::new(seen)))
 }

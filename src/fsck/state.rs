@@ -61,11 +61,9 @@ impl State {
         let Ok(Some(dir)) = directory(&run.layout.overlay, id.as_str()) else { return false };
         let (Ok(Some(link)), Ok(diff)) = (read_link_id(&dir), dir.dir("diff")) else { return false };
         let Ok(tree) = TreeId::of(&diff) else { return false };
-        if run.how.since_clean && self.clean.as_ref().is_some_and(|clean| clean.has(id, &link)) {
-            let seal = dir.read(crate::overlay::SEAL, Seal::LIMIT).ok().and_then(|bytes| Seal::parse(&bytes).ok());
-            if seal.is_some_and(|seal| seal.link == link && seal.tree == tree) {
-                return true;
-            }
+        let was_clean = run.how.since_clean && self.clean.as_ref().is_some_and(|clean| clean.has(id, &link));
+        if was_clean && is_sealed(&run.layout, id, &link, &tree).unwrap_or(false) {
+            return true;
         }
         self.done.get(id).is_some_and(|known| *known == (link, tree))
     }

@@ -87,7 +87,11 @@ pub(super) fn place_layers(inputs: &Inputs<'_>) -> Result<Result<Chains, Built>,
                 if *assumed != ancestry {
                     chains.rewrites.push((id.clone(), ancestry.clone()));
                 }
-                if facts.exists {
+                if facts.exists && !facts.directory {
+                    // Whatever it is, it is no layer, and nothing in it is followed.
+                    chains.displace.push(Step::Displace { id: id.clone(), link: None });
+                }
+                if facts.directory {
                     chains.place.push(Step::Heal { id: id.clone(), link: link.clone(), tree: *tree });
                 } else {
                     // A power cut may take the whole directory of a layer whose record is on the medium.

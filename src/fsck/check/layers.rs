@@ -72,12 +72,7 @@ impl Quick<'_> {
                 return Ok(());
             }
             Some(meta) if meta.kind != Kind::Dir => {
-                self.push(
-                    Finding::report(Code::LayerDirectoryWrong, "remove it by hand, and repair again")
-                        .layer(id)
-                        .at(path)
-                        .seen(format!("{:?}", meta.kind)),
-                );
+                self.push(needs_bytes(Code::LayerDirectoryWrong, &path).seen(format!("{:?}", meta.kind)));
                 return Ok(());
             }
             Some(_) => {}

@@ -24,13 +24,14 @@ impl Quick<'_> {
         if self.survey.layers.is_err() || self.survey.others.is_err() {
             return Ok(());
         }
-        for (id, by) in self.wanted.clone() {
-            if self.survey.record(&id).is_some() || self.survey.elsewhere.has_layer(&id) || !self.wants(id.as_str()) {
+        let wanted = std::mem::take(&mut self.wanted);
+        for (id, by) in &wanted {
+            if self.survey.record(id).is_some() || self.survey.elsewhere.has_layer(id) || !self.wants(id.as_str()) {
                 continue;
             }
-            if let Some(store) = self.survey.elsewhere.hollow(&id) {
+            if let Some(store) = self.survey.elsewhere.hollow(id) {
                 let action = "mend that store, or take it out of storage.conf";
-                self.push(Finding::report(Code::AdditionalStoreBroken, action).layer(&id).at(store.display().to_string()).seen(by));
+                self.push(Finding::report(Code::AdditionalStoreBroken, action).layer(id).at(store.display().to_string()).seen(by.as_str()));
                 continue;
             }
             let stands = directory(&self.layout.overlay, id.as_str())?.is_some();
@@ -38,7 +39,7 @@ impl Quick<'_> {
                 // It may lie in the store that cannot be read, of which enough is said.
                 continue;
             }
-            let described = self.survey.described.contains_key(&id);
+            let described = self.survey.described.contains_key(id);
             let finding = match (stands, described) {
                 (true, _) => {
                     Finding::new(Code::LayerRecordMissing, Repair::Offline, Fix::Tables, "make its record anew from what is on disk")
@@ -46,8 +47,9 @@ impl Quick<'_> {
                 (false, true) => Finding::new(Code::LayerLost, Repair::Refetch, Fix::Contents { id: id.clone() }, "fetch the layer"),
                 (false, false) => Finding::report(Code::LayerLost, "remove what needs it, and pull it again"),
             };
-            self.push(finding.layer(&id).at(format!("overlay/{id}")).seen(by));
+            self.push(finding.layer(id).at(format!("overlay/{id}")).seen(by.as_str()));
         }
+        self.wanted = wanted;
         Ok(())
     }
 

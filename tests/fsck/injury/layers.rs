@@ -1,5 +1,7 @@
 //! Injuries of a layer's directory.
 
+use std::os::unix::fs::symlink;
+
 use super::target::{At, remove, remove_all};
 use super::{Fetch, Injury, Repair};
 
@@ -20,6 +22,17 @@ pub const ALL: &[Injury] = &[
     missing("layer-directory-and-split-missing", |t| {
         remove(&t.split(At::Middle))?;
         remove_all(&t.dir(At::Middle))
+    })
+    .refetch(Fetch::Layer(At::Middle)),
+    // Never followed: it is moved out of the way as what it is.
+    Injury::quick(ROW, "layer-directory-is-link", &["layer-directory-wrong"], |t| {
+        remove_all(&t.dir(At::Middle))?;
+        symlink("/", t.dir(At::Middle)).map_err(|why| why.to_string())
+    })
+    .refetch(Fetch::Layer(At::Middle)),
+    Injury::quick(ROW, "layer-directory-is-file", &["layer-directory-wrong"], |t| {
+        remove_all(&t.dir(At::Middle))?;
+        std::fs::write(t.dir(At::Middle), "no directory").map_err(|why| why.to_string())
     })
     .refetch(Fetch::Layer(At::Middle)),
     Injury::quick(ROW, "diff-missing", &["layer-diff-missing"], |t| remove_all(&t.diff(At::Middle))).refetch(Fetch::Layer(At::Middle)),
