@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{End, Expected, look, repair, stride};
 use crate::hooks::Stop;
 use crate::injury::Case;
+use crate::oracle;
 use crate::work::{options, temp};
 
 const LAYERS: &str = "overlay-layers/layers.json";
@@ -21,8 +22,10 @@ const IMAGES: &str = "overlay-images/images.json";
 struct Done {
     /// The images there are, with their names.
     images: BTreeMap<String, BTreeSet<String>>,
-    /// Layers under a container, with the inode numbers of their contents.
-    used: BTreeMap<String, u64>,
+    /// Layers under a container, with the inode numbers of their contents, and all that these are.
+    used: BTreeMap<String, (u64, Vec<String>)>,
+    /// An image that was pulled by another manifest: its id, and that.
+    manifest: Option<(String, Vec<u8>)>,
     /// Whether it may have taken what a repair needs.
     takes: bool,
 }
@@ -34,6 +37,7 @@ const ACTS: &[Act] = &[
     ("gives the names to another image", retag),
     ("starts a container", start_container),
     ("removes directories without a record", collect_garbage),
+    ("pulls an image by another manifest", pull_other_manifest),
 ];
 
 fn text<'a>(record: &'a Value, key: &str) -> &'a str {
@@ -88,8 +92,9 @@ fn start_container(root: &Path, images: &mut Vec<Value>, layers: &mut Vec<Value>
     let mut done = Done::default();
     let mut next = top.clone();
     while !next.is_empty() {
-        if let Ok(meta) = fs::metadata(root.join("overlay").join(&next).join("diff")) {
-            done.used.insert(next.clone(), meta.ino());
+        let diff = root.join("overlay").join(&next).join("diff");
+        if let Ok(meta) = fs::metadata(&diff) {
+            done.used.insert(next.clone(), (meta.ino(), oracle::listing(&diff).unwrap()));
         }
         next = layers.iter().find(|layer| text(layer, "id") == next).map(|layer| text(layer, "parent").to_owned()).unwrap_or_default();
     }
@@ -120,6 +125,29 @@ fn collect_garbage(root: &Path, _: &mut Vec<Value>, layers: &mut Vec<Value>) -> 
         }
     }
     Done { takes: true, ..Done::default() }
+}
+
+/// The config is the same, and so is the image's id.
+fn pull_other_manifest(root: &Path, images: &mut Vec<Value>, _: &mut Vec<Value>) -> Done {
+    let Some(image) = images.first_mut() else { return Done::default() };
+    let id = text(image, "id").to_owned();
+    let dir = root.join("overlay-images").join(&id);
+    let Some(file) = fs::read_dir(&dir).ok().and_then(|names| {
+        names.map(|entry| entry.unwrap().path()).find(|path| path.file_name().unwrap().to_string_lossy().starts_with("=bWFuaWZlc3Qt"))
+    }) else {
+        return Done::default();
+    };
+    let bytes = [fs::read(file).unwrap(), b"\n".to_vec()].concat();
+    let digest = cstor_rs::ids::Digest::of(&bytes);
+    let key = format!("manifest-{digest}");
+    fs::write(dir.join("manifest"), &bytes).unwrap();
+    fs::write(dir.join(oracle::data_file(&key)), &bytes).unwrap();
+    image["big-data-names"].as_array_mut().unwrap().push(json!(key));
+    for name in ["manifest", &key] {
+        image["big-data-sizes"][name] = json!(bytes.len());
+        image["big-data-digests"][name] = json!(digest.as_str());
+    }
+    Done { manifest: Some((id, bytes)), ..Done::default() }
 }
 
 fn tables(root: &Path) -> Option<(Vec<Value>, Vec<Value>)> {
@@ -175,9 +203,17 @@ fn judge(case: &Case, top: &Path, done: &Done, what: &str) {
     let recovered = named(&tables(&root).unwrap().0);
     assert_eq!(recovered, done.images, "{what}: recovery changed what podman made");
     let used = |when: &str| {
-        for (layer, inode) in &done.used {
-            let meta = fs::metadata(root.join("overlay").join(layer).join("diff"));
+        for (layer, (inode, listing)) in &done.used {
+            let diff = root.join("overlay").join(layer).join("diff");
+            let meta = fs::metadata(&diff);
             assert_eq!(meta.map(|meta| meta.ino()).ok(), Some(*inode), "{what}: {when}: the contents of a layer in use were exchanged");
+            assert_eq!(oracle::listing(&diff).unwrap(), *listing, "{what}: {when}: a layer in use was changed");
+        }
+        if let Some((image, bytes)) = &done.manifest {
+            match fs::read(root.join("overlay-images").join(image).join("manifest")) {
+                Err(_) if case.end == End::Dropped => {}
+                seen => assert_eq!(seen.unwrap(), *bytes, "{what}: {when}: podman's manifest was replaced"),
+            }
         }
     };
     used("recovered");
