@@ -10,6 +10,7 @@ use super::elsewhere::Elsewhere;
 use super::finding::{Finding, Key, Outcome, Repair};
 use super::fix::Fix;
 use super::options::{FsckError, Options, Summary};
+use super::repair::{self, Corrections};
 use super::rounds::rounds;
 use super::supply::Supply;
 use super::survey::{Survey, called};
@@ -32,6 +33,7 @@ pub(super) struct Run<'a> {
     begun: Instant,
     unchecked: AtomicBool,
     nameless: Mutex<Vec<ImageId>>,
+    made: Mutex<HashSet<LayerId>>,
     sizes: Mutex<Vec<(LayerId, i64, u64)>>,
 }
 
@@ -42,6 +44,11 @@ impl Run<'_> {
 
     pub fn names_lost(&self, id: &ImageId) {
         self.nameless.lock().unwrap_or_else(PoisonError::into_inner).push(id.clone());
+    }
+
+    /// Layers got their records anew.
+    pub fn made(&self, layers: Vec<LayerId>) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).extend(layers);
     }
 
     /// The length of a layer's tar is another one than its record says.
@@ -169,6 +176,7 @@ pub fn run(
         begun: Instant::now(),
         unchecked: AtomicBool::new(false),
         nameless: Mutex::default(),
+        made: Mutex::default(),
         sizes: Mutex::default(),
     };
     let quick = rounds(&run)?;
@@ -177,6 +185,10 @@ pub fn run(
         if finding.result == Outcome::Healed { tell(&finding, &mut summary) } else { left.push(finding) }
     }
     left.extend(full::check(&run, &left, &mut summary)?);
+    let made = std::mem::take(&mut *run.made.lock().unwrap_or_else(PoisonError::into_inner));
+    if !made.is_empty() {
+        repair::correct(&run, &Corrections { made, ..Corrections::default() })?;
+    }
     if how.prune {
         drop::unhealed(&run, &mut left);
         if left.iter().any(|finding| finding.result == Outcome::Dropped) {

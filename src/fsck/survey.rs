@@ -360,25 +360,29 @@ impl<'a> Links<'a> {
         })
     }
 
-    /// The LINKID that an entry of `l/` or the `lower` of a child still has of a layer.
+    /// The LINKID that an entry of `l/` or the `lower` of a layer above still has of a layer. Of several entries that lead here it is
+    /// the one that a layer above names, else the oldest.
     fn recalled(&self, id: &LayerId) -> fsio::Result<Option<LinkId>> {
-        let leads = self.survey.leads.get(id);
-        if let Some(link) = leads.and_then(|links| links.first()) {
-            return Ok(Some(link.clone()));
+        let leads = self.survey.leads.get(id).map(Vec::as_slice).unwrap_or_default();
+        if let [only] = leads {
+            return Ok(Some(only.clone()));
         }
-        for child in self.survey.children(id) {
-            let Some(child) = child.id() else { continue };
+        for child in self.survey.children(id).filter_map(|child| child.id()) {
             let Some(dir) = directory(&self.layout.overlay, child.as_str())? else { continue };
             let Some(bytes) = document(&dir, "lower")? else { continue };
             let text = String::from_utf8_lossy(&bytes);
             let first = text.split(':').next().and_then(|part| part.strip_prefix("l/")).and_then(|link| link.parse::<LinkId>().ok());
-            if let Some(link) = first
-                && !is_foreign(&self.layout.overlay, &self.layout.links, id, &link)
-                && self.layout.links.meta(link.as_str())?.is_none()
-            {
+            let Some(link) = first else { continue };
+            let is_free =
+                !is_foreign(&self.layout.overlay, &self.layout.links, id, &link) && self.layout.links.meta(link.as_str())?.is_none();
+            if leads.contains(&link) || leads.is_empty() && is_free {
                 return Ok(Some(link));
             }
         }
-        Ok(None)
+        let mut dated = Vec::with_capacity(leads.len());
+        for link in leads {
+            dated.push((self.layout.links.meta(link.as_str())?.map(|meta| meta.mtime), link));
+        }
+        Ok(dated.into_iter().min_by(|a, b| a.0.cmp(&b.0)).map(|(_, link)| link.clone()))
     }
 }

@@ -21,6 +21,11 @@ const ALWAYS: &[(&str, &str)] = &[
     // Documents without a record are an image's as long as any of them, or the history, says which: they are no orphans.
     ("config-missing", "images-table-garbled"),
     ("layer-lost-with-its-entry", "images-table-no-records"),
+    // What a rebuilt record lacks because a document or a tar-split was damaged too comes with that.
+    ("layers-table-missing", "manifests-garbled"),
+    ("layers-record-missing-middle", "config-missing"),
+    ("layers-table-missing", "split-missing"),
+    ("journal-killed-before-tables", "images-table-nul"),
 ];
 
 /// So many pairs as `CSTOR_FSCK_PAIRS` says, drawn from `CSTOR_FSCK_SEED`.

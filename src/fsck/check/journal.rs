@@ -13,6 +13,9 @@ pub(in crate::fsck) fn held(layout: &Layout) -> Held {
     let mut held = Held::default();
     for segment in recovery::segments(layout).unwrap_or_default() {
         held.layers.extend(segment.layers.iter().chain(&segment.removals).filter_map(|id| id.parse().ok()));
+        if segment.end == Some(recovery::Outcome::RolledBack) {
+            held.going_back.extend(segment.layers.iter().filter_map(|id| id.parse().ok()));
+        }
         held.images.extend(segment.images.iter().filter_map(|id| id.parse().ok()));
     }
     held

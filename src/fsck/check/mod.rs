@@ -48,6 +48,8 @@ pub(super) struct Quick<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub layers: HashSet<LayerId>,
+    /// Those of them that go when the journal is recovered.
+    pub going_back: HashSet<LayerId>,
     pub images: HashSet<ImageId>,
 }
 

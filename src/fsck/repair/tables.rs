@@ -25,21 +25,24 @@ pub(in crate::fsck) struct Corrections {
     pub complete: Vec<(LayerId, LinkId)>,
     /// The lengths of their tars in bytes.
     pub sizes: Vec<(LayerId, u64)>,
+    /// Layers whose records this run has made, and of which more may be known by now.
+    pub made: HashSet<LayerId>,
 }
 
 /// Puts the tables right.
 pub(super) fn mend(run: &Run<'_>, corrections: &Corrections) -> Result<(), TxnError> {
-    let learned = Learned::read(run)?;
-    let mut lost_names = Vec::new();
+    let learned = Learned::read(run, &corrections.made)?;
+    let (mut lost_names, mut made) = (Vec::new(), Vec::new());
     rewrite_tables(&run.layout, &run.wait(), |layout| -> Result<Rewrite, TxnError> {
         let survey = Survey::read(layout, &run.elsewhere)?;
-        let layers = layers(layout, &survey, &learned, corrections)?;
+        let layers = layers(layout, &survey, &learned, corrections, &mut made)?;
         let now = layers.as_ref().unwrap_or_else(|| survey.layers());
         let (images, nameless) = images::mend(layout, &survey, now)?;
         lost_names = nameless;
         Ok(Rewrite { layers, images })
     })?;
     lost_names.into_iter().for_each(|id| run.names_lost(&id));
+    run.made(made);
     Ok(())
 }
 
@@ -58,10 +61,10 @@ struct OnDisk {
 }
 
 impl Learned {
-    fn read(run: &Run<'_>) -> Result<Self, TxnError> {
+    fn read(run: &Run<'_>, made: &HashSet<LayerId>) -> Result<Self, TxnError> {
         let survey = Survey::read(&run.layout, &run.elsewhere)?;
         let mut layers = HashMap::new();
-        for id in unrecorded(&run.layout, &survey)? {
+        for id in unrecorded(&run.layout, &survey)?.into_iter().chain(made.iter().cloned()) {
             let Some(dir) = directory(&run.layout.overlay, id.as_str())? else { continue };
             let file = match run.layout.layers.file(split_name(&id)) {
                 Ok(file) => Some(file),
@@ -119,7 +122,13 @@ fn left_over(layout: &Layout) -> Result<Vec<Layer>, TxnError> {
 }
 
 /// layers.json as it should be, if it is another one.
-fn layers(layout: &Layout, survey: &Survey, learned: &Learned, corrections: &Corrections) -> Result<Option<Layers>, TxnError> {
+fn layers(
+    layout: &Layout,
+    survey: &Survey,
+    learned: &Learned,
+    corrections: &Corrections,
+    made: &mut Vec<LayerId>,
+) -> Result<Option<Layers>, TxnError> {
     let stands = |id: &LayerId| directory(&layout.overlay, id.as_str()).is_ok_and(|dir| dir.is_some());
     let whole = survey.layers.is_err();
     let base = match &survey.layers {
@@ -129,18 +138,33 @@ fn layers(layout: &Layout, survey: &Survey, learned: &Learned, corrections: &Cor
             Layers::default().extended(&kept)?
         }
     };
-    let corrected = corrected(survey, &base, corrections)?;
+    let mut corrected = corrected(survey, &base, corrections)?;
+    for id in &corrections.made {
+        // What was damaged then may tell more now.
+        if let (Some(record), Some(on_disk)) = (base.get(id), learned.layers.get(id))
+            && let Some(new) = record_of(layout, survey, id, on_disk)?
+            && new != *record
+            && corrected.iter().all(|other| other.id() != Some(id))
+        {
+            corrected.push(new);
+        }
+    }
     let changed = !corrected.is_empty();
     let mut table = if changed { base.replaced(&corrected)? } else { base };
     let mut new: BTreeMap<String, Layer> = BTreeMap::new();
     let wanted = if whole { None } else { Some(needed(survey, &table)) };
+    let going_back = crate::fsck::check::held(layout).going_back;
     for (id, on_disk) in &learned.layers {
-        let skip = table.get(id).is_some() || survey.record(id).is_some() || wanted.as_ref().is_some_and(|wanted| !wanted.contains(id));
+        let skip = table.get(id).is_some()
+            || survey.record(id).is_some()
+            || going_back.contains(id)
+            || wanted.as_ref().is_some_and(|wanted| !wanted.contains(id));
         let same = directory(&layout.overlay, id.as_str())?.is_some_and(|dir| read_link_id(&dir).unwrap_or_default() == on_disk.link);
         if !skip
             && same
             && let Some(record) = record_of(layout, survey, id, on_disk)?
         {
+            made.push(id.clone());
             new.insert(id.to_string(), record);
         }
     }
