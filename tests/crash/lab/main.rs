@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod block;
 #[path = "../../common/fixture.rs"]
 #[allow(dead_code)]
 mod fixture;
@@ -12,6 +13,11 @@ mod image;
 #[path = "../../common/oracle.rs"]
 #[allow(dead_code)]
 mod oracle;
+#[path = "../../common/peers.rs"]
+mod peers;
+mod rng;
+#[path = "../../common/skip.rs"]
+mod skip;
 
 use std::process::{Command, ExitCode};
 
@@ -19,10 +25,11 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let trials = vec![Trial::test("image::pulled", || {
+    let mut trials = vec![Trial::test("image::pulled", || {
         pulled();
         Ok(())
     })];
+    trials.extend(block::trials());
     libtest_mimic::run(&args, trials).exit_code()
 }
 
