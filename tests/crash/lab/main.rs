@@ -24,6 +24,10 @@ use std::process::{Command, ExitCode};
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    if words.get(1).is_some_and(|word| word == "campaign") {
+        return block::campaign::main(&words[2..]);
+    }
     let args = Arguments::from_args();
     let mut trials = vec![Trial::test("image::pulled", || {
         pulled();

@@ -75,10 +75,6 @@ impl Device {
         self.state().note(Event::Mark(mark));
     }
 
-    pub fn medium(&self) -> Medium {
-        self.state().medium.clone()
-    }
-
     pub fn break_with(&self, plan: Option<Plan>) {
         let mut state = self.state();
         (state.plan, state.seen, state.struck) = (plan, 0, 0);
@@ -260,17 +256,7 @@ impl Filesystem for Shown {
         reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
     }
 
-    fn read(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
+    fn read(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, size: u32, _: OpenFlags, _: Option<LockOwner>, reply: ReplyData) {
         let Some(device) = self.0.get(ino) else { return reply.error(Errno::EIO) };
         let len = u64::from(size).min(device.size.saturating_sub(offset));
         let bytes = device.state().medium.read(offset, usize::try_from(len).unwrap_or_default());

@@ -27,16 +27,11 @@ pub const EXT4: Filesystem = Filesystem {
 };
 pub const XFS: Filesystem =
     Filesystem { name: "xfs", make: &["mkfs.xfs", "-q", "-f", "-K"], options: "loop,nouuid", mib: 320, unit: SECTOR };
-pub const BTRFS: Filesystem =
-    Filesystem { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f", "-K"], options: "loop", mib: 256, unit: BLOCK };
+pub const BTRFS: Filesystem = Filesystem { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f", "-K"], options: "loop", mib: 256, unit: BLOCK };
 
 pub const ALL: &[Filesystem] = &[EXT4, XFS, BTRFS];
 
 impl Filesystem {
-    pub fn named(name: &str) -> Option<Self> {
-        ALL.iter().find(|fs| fs.name == name).copied()
-    }
-
     pub fn size(&self) -> u64 {
         self.mib << 20
     }
@@ -58,7 +53,16 @@ impl Filesystem {
     pub fn mount<'a>(&self, bench: &'a Bench, device: &Arc<Device>) -> Result<Mounted<'a>, String> {
         let plugged = bench.plug(device);
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-        run(Command::new("mount").args(["-t", self.name, "-o", self.options]).arg(plugged.path()).arg(dir.path()))?;
+        let mount = || run(Command::new("mount").args(["-t", self.name, "-o", self.options]).arg(plugged.path()).arg(dir.path()));
+        mount().or_else(|why| {
+            // As a machine does when it boots: ext4 leaves to e2fsck what its journal does not tell, such as half a superblock.
+            let checked = (self.name == "ext4").then(|| Command::new("e2fsck").arg("-p").arg(plugged.path()).output());
+            if checked.is_some_and(|checked| checked.is_ok_and(|output| matches!(output.status.code(), Some(0..=2)))) {
+                mount()
+            } else {
+                Err(why)
+            }
+        })?;
         Ok(Mounted { dir: Some(dir), _plugged: plugged })
     }
 }

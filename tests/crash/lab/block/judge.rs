@@ -99,7 +99,11 @@ impl Judge<'_> {
         let seen = oracle::read(&root).map_err(|why| format!("before recovery: {why}"))?;
         let visible = allowed.index(&seen);
         if allowed.least == allowed.most && visible.is_none() {
-            return Err(format!("before recovery the store is not {}: {}", allowed.words(), differs(&self.recording.said[allowed.least], &seen)));
+            return Err(format!(
+                "before recovery the store is not {}: {}",
+                allowed.words(),
+                differs(&self.recording.said[allowed.least], &seen)
+            ));
         }
         let waiting = std::fs::read_dir(root.join("cstor-rs/journal")).is_ok_and(|mut list| list.next().is_some());
         counts.recovered = usize::from(waiting);
@@ -159,7 +163,10 @@ impl Judge<'_> {
             let runroot = tempfile::tempdir().unwrap();
             self.recording.work.operations[0].done(self.ground, &root, runroot.path()).map_err(|why| format!("the next repair: {why}"))?;
         }
-        self.settled(&root, &Allowed { least: self.recording.work.operations.len(), most: self.recording.work.operations.len(), ..*allowed })?;
+        self.settled(
+            &root,
+            &Allowed { least: self.recording.work.operations.len(), most: self.recording.work.operations.len(), ..*allowed },
+        )?;
         let output = run(&root, &["fsck", "--level", "full", "-q"]);
         if !output.status.success() {
             return Err(format!("fsck says {}: {}", output.status, String::from_utf8_lossy(&output.stdout)));
@@ -236,4 +243,3 @@ pub fn draw(states: &mut States<'_>, from: usize, rng: &mut Rng) -> Option<State
     let at = positions[rng.below(positions.len())];
     states.draw(at, CUTS[rng.below(CUTS.len())], rng)
 }
-

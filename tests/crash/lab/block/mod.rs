@@ -2,6 +2,7 @@
 
 mod acts;
 pub mod baseline;
+pub mod campaign;
 mod device;
 mod faults;
 mod filesystem;

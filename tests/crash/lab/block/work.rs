@@ -206,8 +206,7 @@ impl Work {
 /// The directories of the layers, each with its `link`, in order of their names.
 fn layers(root: &Path) -> Vec<PathBuf> {
     let list = std::fs::read_dir(root.join("overlay")).unwrap().map(|entry| entry.unwrap());
-    let mut dirs: Vec<PathBuf> =
-        list.filter(|entry| entry.file_name().len() == 64).map(|entry| entry.path()).collect();
+    let mut dirs: Vec<PathBuf> = list.filter(|entry| entry.file_name().len() == 64).map(|entry| entry.path()).collect();
     dirs.sort();
     dirs
 }
