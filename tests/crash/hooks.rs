@@ -6,15 +6,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cstor_rs::fsio::{Hook, Op};
 
+use crate::steps::{self, Tier};
+
 /// Fails every change from number `at` on, as if the program had stopped there.
 pub struct Stop {
     at: usize,
     seen: AtomicUsize,
+    /// What is stopped, where it is to be noted which step was.
+    operation: Option<String>,
 }
 
 impl Stop {
     pub fn at(at: usize) -> Arc<Self> {
-        Arc::new(Self { at, seen: AtomicUsize::new(0) })
+        Arc::new(Self { at, seen: AtomicUsize::new(0), operation: None })
+    }
+
+    /// The same, and it is noted before which step of this operation it was.
+    pub fn of(operation: &str, at: usize) -> Arc<Self> {
+        Arc::new(Self { at, seen: AtomicUsize::new(0), operation: Some(operation.to_owned()) })
     }
 
     /// Whether it was reached.
@@ -25,7 +34,13 @@ impl Stop {
 
 impl Hook for Stop {
     fn before(&self, op: &Op<'_>) -> io::Result<()> {
-        if self.seen.fetch_add(1, Ordering::SeqCst) >= self.at {
+        let number = self.seen.fetch_add(1, Ordering::SeqCst);
+        if number == self.at
+            && let (Some(operation), Some(step)) = (&self.operation, steps::of_op(op))
+        {
+            steps::hit(Tier::Stop, operation, step);
+        }
+        if number >= self.at {
             return Err(io::Error::other(format!("stopped before {op:?}")));
         }
         Ok(())
@@ -72,8 +87,11 @@ impl Kill {
 }
 
 impl Hook for Kill {
-    fn before(&self, _: &Op<'_>) -> io::Result<()> {
+    fn before(&self, op: &Op<'_>) -> io::Result<()> {
         if self.seen.fetch_add(1, Ordering::SeqCst) == self.at {
+            if let Some(step) = steps::of_op(op) {
+                println!("{}{step}", steps::WORD);
+            }
             let me = rustix::process::getpid();
             rustix::process::kill_process(me, rustix::process::Signal::KILL)?;
             unreachable!("a killed process goes on");

@@ -1,19 +1,30 @@
 //! Tier kill(k): a process of its own is SIGKILLed before its k-th change: nothing of its memory, no Drop, no unwinding.
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
+
+use cstor_rs::store::Store;
 
 use crate::hooks::Kill;
-use crate::stop::{check_after, reopen};
-use crate::work::{Expected, Work, temp};
+use crate::power;
+use crate::steps;
+use crate::stop::{check_after, reopen, run_to};
+use crate::work::{Expected, Work, options, temp};
 
 const CHILD: &str = "CSTOR_RS_CRASH_CHILD";
+
+/// What a child only opens: recovery is all it does.
+const RECOVERY: &str = "recovery";
 
 /// What the re-executed binary does: `work k directory`.
 pub fn child() -> Option<ExitCode> {
     let text = std::env::var(CHILD).ok()?;
     let mut parts = text.splitn(3, ' ');
     let (name, at, root) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
+    if name == RECOVERY {
+        let opened = Store::open(options(Path::new(root), Some(Kill::at(at))));
+        return Some(if opened.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let work = Work::named(name);
     Some(match work.run(Path::new(root), Some(Kill::at(at))) {
         Ok(_) => ExitCode::SUCCESS,
@@ -24,15 +35,48 @@ pub fn child() -> Option<ExitCode> {
     })
 }
 
+fn run_child(name: &str, k: usize, top: &Path) -> Output {
+    Command::new(std::env::current_exe().unwrap()).env(CHILD, format!("{name} {k} {}", top.display())).output().unwrap()
+}
+
+/// Recovery killed before its every change, from stores that were stopped where they leave the most to recover, and the least.
+pub fn recovery_everywhere(work: &Work) {
+    let expected = Expected::of(work);
+    let changes = power::changes(work);
+    let intended = power::intended(work);
+    let mut kills = 0;
+    // Half staged; with every count of steps done behind the intent, or one in three of them.
+    let stride = if std::env::var_os("CSTOR_CRASH_ALL").is_some() { 3 } else { 12 };
+    for k in std::iter::once(power::staged(work) / 2).chain((intended + 1..changes).step_by(stride)) {
+        for j in 0.. {
+            let temp = temp();
+            if run_to(work, temp.path(), k).is_none() {
+                break;
+            }
+            let what = format!("{} stopped before change {k}, its recovery killed before change {j}", work.name);
+            let Output { status, stdout, .. } = run_child(RECOVERY, j, temp.path());
+            steps::hit_by_child(&format!("recovery of {}", work.name), &stdout);
+            if status.success() {
+                break;
+            }
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{what}: ended otherwise");
+            expected.readable(&temp.path().join("root")).unwrap_or_else(|why| panic!("{what}, unrecovered: {why}"));
+            reopen(temp.path(), &what);
+            check_after(&expected, temp.path(), false, &what);
+            kills += 1;
+        }
+    }
+    println!("{}: {kills} kills", work.name);
+    assert!(kills > 5, "{kills} kills are too few to be true");
+}
+
 pub fn everywhere(work: &Work) {
     let expected = Expected::of(work);
     for k in 0.. {
         let temp = temp();
         work.setup(temp.path());
-        let status = Command::new(std::env::current_exe().unwrap())
-            .env(CHILD, format!("{} {k} {}", work.name, temp.path().display()))
-            .status()
-            .unwrap();
+        let Output { status, stdout, .. } = run_child(work.name, k, temp.path());
+        steps::hit_by_child(work.name, &stdout);
         let what = format!("{} killed before change {k}", work.name);
         if status.success() {
             println!("{}: {k} changes", work.name);

@@ -11,6 +11,7 @@ use cstor_rs::store::Store;
 use cstor_rs::txn::SyncMode;
 
 use crate::disk::{Change, Cut, Disk, Log};
+use crate::steps;
 use crate::stop::{check_after, reopen};
 use crate::work::{Expected, Work, options, shared_layer, temp};
 
@@ -56,6 +57,11 @@ fn syncs_segment(change: &Change) -> bool {
 /// The number of changes before the intent is on the medium.
 pub fn intended(work: &Work) -> usize {
     Run::of(work).log.iter().position(syncs_segment).unwrap_or(0)
+}
+
+/// The number of changes.
+pub fn changes(work: &Work) -> usize {
+    Run::of(work).log.len()
 }
 
 /// What lies in staging and trash: its single losses tell nothing, all of it goes by the name of the transaction.
@@ -192,6 +198,7 @@ pub fn everywhere(work: &Work) {
         let (name, before) = (work.name, k.checked_sub(1).map(|k| &run.log[k]));
         panic!("{name}: power lost after change {k} ({before:?}), {cut:?}: {why}")
     });
+    (0..run.log.len()).for_each(|k| steps::hit_by_power(work.name, &run.log, k));
     println!("{}: {} changes, {states} states", work.name, run.log.len());
     assert!(states > work.least(100), "{states} states are too few to be true");
 }
@@ -245,6 +252,7 @@ pub fn recovery_everywhere(work: &Work) {
             let (before, log) = (Disk::of(temp.path()), Log::of(temp.path()));
             Store::open(options(temp.path(), Some(log.clone()))).unwrap();
             let again = Run { before, log: log.take(), decided: usize::MAX, journaled: 0 };
+            (0..again.log.len()).for_each(|j| steps::hit_by_power(&format!("recovery of {}", work.name), &again.log, j));
             states += every_cut(&again, &again.log, &expected, 0, |j, second, why| {
                 panic!("{}: power lost after change {k}, {cut:?}, and after change {j} of the recovery, {second:?}: {why}", work.name)
             });

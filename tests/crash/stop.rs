@@ -74,7 +74,7 @@ pub fn check_tokens(root: &Path, before: &Tokens, what: &str) {
 pub fn run_to(work: &Work, root: &Path, k: usize) -> Option<Result<(), Failure>> {
     work.setup(root);
     let tokens = tokens(root);
-    let stop = Stop::at(k);
+    let stop = Stop::of(work.name, k);
     let hook = stop.clone();
     // Stopped in open: the same as stopped before anything.
     let result = match Store::open(options(root, Some(hook.clone()))) {
@@ -163,7 +163,7 @@ pub fn recovery_everywhere(work: &Work) {
                 return;
             }
             let what = format!("{} stopped before change {k}, its recovery before change {j}", work.name);
-            let stop = Stop::at(j);
+            let stop = Stop::of(&format!("recovery of {}", work.name), j);
             let opened = Store::open(options(temp.path(), Some(stop.clone())));
             drop(opened);
             if !stop.stopped() {

@@ -7,6 +7,7 @@ use super::{Expected, Hurt, repair, stride};
 use crate::disk::{Change, Disk, Log};
 use crate::injury::Case;
 use crate::power;
+use crate::steps;
 use crate::work::temp;
 
 /// A run on the model disk.
@@ -72,6 +73,7 @@ fn staged(path: &Path) -> bool {
 
 pub fn power_lost_everywhere(case: &Case) {
     let run = Run::of(case);
+    (0..run.log.len()).for_each(|k| steps::hit_by_power(&format!("fsck {}", case.name), &run.log, k));
     let (wrong, states) = run.judge(&run.log, 0, stride(5));
     assert_eq!(wrong, None, "{}", case.name);
     println!("{}: {} changes, {states} states", case.name, run.log.len());

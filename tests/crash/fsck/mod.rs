@@ -8,7 +8,7 @@ mod medium;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
 use std::sync::{Arc, Mutex};
 
 use cstor_rs::fsck::{Finding, FsckError, Level, Options, Summary, Supply, run};
@@ -21,6 +21,7 @@ use crate::injury::{Bytes, Case, End, Exempt, Place};
 use crate::oracle;
 use crate::settle::Good;
 use crate::snapshot::Snapshot;
+use crate::steps;
 use crate::stop::{Tokens, check_tokens, tokens};
 use crate::work::{options, temp};
 
@@ -293,7 +294,7 @@ fn stopped_everywhere(case: &Case) {
     for k in (0..).step_by(stride(3)) {
         let temp = temp();
         let hurt = expected.hurt(case, temp.path());
-        let stop = Stop::at(k);
+        let stop = Stop::of(&format!("fsck {}", case.name), k);
         let repaired = repair(case, temp.path(), Some(stop.clone()));
         hurt.check(temp.path(), is_done(case, &repaired), &format!("stopped before change {k}"));
         if !stop.stopped() {
@@ -365,7 +366,8 @@ fn killed_everywhere(case: &Case) {
         let temp = temp();
         let hurt = expected.hurt(case, temp.path());
         let text = format!("{} {k} {}", case.name, temp.path().display());
-        let status = Command::new(std::env::current_exe().unwrap()).env(CHILD, text).status().unwrap();
+        let Output { status, stdout, .. } = Command::new(std::env::current_exe().unwrap()).env(CHILD, text).output().unwrap();
+        steps::hit_by_child(&format!("fsck {}", case.name), &stdout);
         hurt.check(temp.path(), status.success() && case.end != End::Unsealed, &format!("killed before change {k}"));
         if status.success() {
             assert!(k >= FEWEST, "{k} changes");

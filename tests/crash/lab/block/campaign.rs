@@ -163,7 +163,7 @@ fn batch(bench: &Bench, fs: Filesystem, kind: &str, number: u64, peers: &[Peer])
             let counts = states(bench, &ground, &record(&work)?, seed, STATES_OF_A_BATCH)?;
             Ok(json!({
                 "kind": kind, "fs": fs.name, "work": work.name, "seed": seed, "states": counts.states, "second": counts.second,
-                "within": counts.within, "recovered": counts.recovered,
+                "within": counts.within, "recovered": counts.recovered, "unmountable": counts.unmountable,
             }))
         }
         "faults" => {

@@ -1,7 +1,7 @@
 //! Errors of the disk while an operation is under way, and then a power cut: who said that it is done has it.
 
 use super::device::{Bench, Fault, Plan};
-use super::judge::{Allowed, Judge};
+use super::judge::{Allowed, Judge, unmountable};
 use super::medium::{Event, Mark};
 use super::record::Recording;
 use super::states::{Cut, States};
@@ -93,10 +93,8 @@ impl One<'_> {
             let (state, _) = after.state(log.len(), cut, rng);
             let least = if done { self.index + 1 } else { self.index };
             let allowed = Allowed { least, most: self.index + 1, recording };
-            match self.judge.whole(&state.medium, &allowed, rng, 0) {
-                Err(why) if why.starts_with("it does not mount") => met.unmountable += 1,
-                judged => drop(judged.map_err(|why| format!("it said {}, {said:?}; then with {cut:?}: {why}", output.status))?),
-            }
+            let judged = self.judge.whole(&state.medium, &allowed, rng, 0).or_else(unmountable);
+            met.unmountable += judged.map_err(|why| format!("it said {}, {said:?}; then with {cut:?}: {why}", output.status))?.unmountable;
         }
         Ok(())
     }

@@ -54,15 +54,16 @@ impl Filesystem {
         let plugged = bench.plug(device);
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mount = || run(Command::new("mount").args(["-t", self.name, "-o", self.options]).arg(plugged.path()).arg(dir.path()));
-        mount().or_else(|why| {
-            // As a machine does when it boots: ext4 leaves to e2fsck what its journal does not tell, such as half a superblock.
-            let checked = (self.name == "ext4").then(|| Command::new("e2fsck").arg("-p").arg(plugged.path()).output());
-            if checked.is_some_and(|checked| checked.is_ok_and(|output| matches!(output.status.code(), Some(0..=2)))) {
-                mount()
-            } else {
-                Err(why)
+        // As at boot, and then as somebody does who wants the machine back: ext4 leaves to e2fsck what its journal does not have,
+        // such as the half of a superblock.
+        let mut mounted = mount();
+        for how in ["-p", "-y"] {
+            if mounted.is_err() && self.name == "ext4" {
+                Command::new("e2fsck").arg(how).arg(plugged.path()).output().map_err(|error| format!("e2fsck: {error}"))?;
+                mounted = mount();
             }
-        })?;
+        }
+        mounted?;
         Ok(Mounted { dir: Some(dir), _plugged: plugged })
     }
 }

@@ -24,6 +24,8 @@ pub struct Counts {
     pub states: usize,
     /// States that a second power cut left while the first was recovered from.
     pub second: usize,
+    /// States that the file system itself cannot be mounted in: nothing is said about the store.
+    pub unmountable: usize,
     /// Of the first: in the middle of an operation, and with a transaction to recover.
     pub within: usize,
     pub recovered: usize,
@@ -33,6 +35,7 @@ impl std::ops::AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.states += other.states;
         self.second += other.second;
+        self.unmountable += other.unmountable;
         self.within += other.within;
         self.recovered += other.recovered;
     }
@@ -63,7 +66,7 @@ impl Allowed<'_> {
 impl Judge<'_> {
     /// Looks at a state, and with `second` at what power cuts during its recovery leave.
     pub fn judge(&self, state: &State, rng: &mut Rng, second: usize) -> Result<Counts, String> {
-        self.look(state, rng, second).map_err(|why| {
+        self.look(state, rng, second).or_else(unmountable).map_err(|why| {
             let (fs, work) = (self.recording.fs, &self.recording.work);
             format!(
                 "{}, {}: power lost after event {} with {:?} of what was not flushed; {} of {} operations acknowledged; {why}; the disk is kept in {}",
@@ -87,7 +90,7 @@ impl Judge<'_> {
     /// A disk with this on it, mounted.
     pub fn mount(&self, medium: &Medium) -> Result<(std::sync::Arc<super::device::Device>, Mounted<'_>), String> {
         let device = self.recording.fs.disk(medium.clone());
-        let mounted = self.recording.fs.mount(self.bench, &device).map_err(|why| format!("it does not mount: {why}"))?;
+        let mounted = self.recording.fs.mount(self.bench, &device).map_err(|why| format!("{UNMOUNTABLE}: {why}"))?;
         Ok((device, mounted))
     }
 
@@ -121,9 +124,12 @@ impl Judge<'_> {
             for _ in 0..second {
                 let (at, cut) = (rng.below(states.len() + 1), CUTS[rng.below(CUTS.len())]);
                 if let Some(state) = states.draw(at, cut, rng) {
-                    self.whole(&state.medium, &after, rng, 0)
+                    let again = self
+                        .whole(&state.medium, &after, rng, 0)
+                        .or_else(unmountable)
                         .map_err(|why| format!("and again after event {at} of the recovery, {cut:?}: {why}"))?;
-                    counts.second += 1;
+                    counts.second += again.states;
+                    counts.unmountable += again.unmountable;
                 }
             }
         }
@@ -171,8 +177,16 @@ impl Judge<'_> {
         if !output.status.success() {
             return Err(format!("fsck says {}: {}", output.status, String::from_utf8_lossy(&output.stdout)));
         }
-        Ok(Counts { states: 1, within: usize::from(state.begun != state.acknowledged), recovered: usize::from(waiting), second: 0 })
+        let within = usize::from(state.begun != state.acknowledged);
+        Ok(Counts { states: 1, within, recovered: usize::from(waiting), ..Counts::default() })
     }
+}
+
+const UNMOUNTABLE: &str = "the file system does not mount";
+
+/// Counts what is the loss of the file system, and no more than that.
+pub fn unmountable(why: String) -> Result<Counts, String> {
+    if why.starts_with(UNMOUNTABLE) { Ok(Counts { unmountable: 1, ..Counts::default() }) } else { Err(why) }
 }
 
 /// Finishes or takes back what the power cut left half done.
