@@ -18,6 +18,8 @@ mod peers;
 mod rng;
 #[path = "../../common/skip.rs"]
 mod skip;
+mod syscalls;
+mod tracer;
 
 use std::process::{Command, ExitCode};
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Ok(())
     })];
     trials.extend(block::trials());
+    trials.extend(syscalls::trials());
     libtest_mimic::run(&args, trials).exit_code()
 }
 
