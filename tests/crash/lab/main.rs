@@ -12,6 +12,9 @@ mod image;
 #[path = "../../common/oracle.rs"]
 #[allow(dead_code)]
 mod oracle;
+#[path = "../../common/peers.rs"]
+mod peers;
+mod soak;
 
 use std::process::{Command, ExitCode};
 
@@ -19,10 +22,11 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let trials = vec![Trial::test("image::pulled", || {
+    let mut trials = vec![Trial::test("image::pulled", || {
         pulled();
         Ok(())
     })];
+    trials.extend(soak::trials());
     libtest_mimic::run(&args, trials).exit_code()
 }
 
