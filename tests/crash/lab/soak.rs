@@ -17,12 +17,11 @@ mod trials;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use images::Images;
 use model::{End, Model};
 use process::{Ended, Place};
-use schedule::{Act, Round, Step, Theirs, WRITERS};
+use schedule::{Act, Kill, Round, Step, Theirs, WRITERS};
 
 use crate::peers::Peer;
 
@@ -68,8 +67,8 @@ struct Done {
 }
 
 impl Done {
-    fn note(&mut self, who: &str, what: &dyn std::fmt::Debug, kill: Option<Duration>, ended: &Ended) {
-        let when = kill.map_or_else(String::new, |time| format!(", to be killed after {time:?}"));
+    fn note(&mut self, who: &str, what: &dyn std::fmt::Debug, kill: Option<Kill>, ended: &Ended) {
+        let when = kill.map_or_else(String::new, |kill| format!(", to be killed {kill:?}"));
         self.log.push(format!("{who}: {what:?}{when}: {}", ended.line()));
         self.kills += u64::from(ended.killed());
     }

@@ -33,11 +33,15 @@ impl Draws {
         self.next() % end
     }
 
-    /// In so many of a hundred cases a time between 2^low and 2^high microseconds, every doubling as likely as the others.
-    fn kill(&mut self, percent: u64, low: u32, high: u32) -> Option<Duration> {
-        let (whether, power, rest) = (self.below(100), self.below(u64::from(high - low)), self.next());
-        let least = 1 << (u64::from(low) + power);
-        (whether < percent).then(|| Duration::from_micros(least + rest % least))
+    /// A time between 2^low and 2^high microseconds, every doubling as likely as the others.
+    fn time(&mut self, low: u64, high: u64) -> Duration {
+        let least = 1 << (low + self.below(high - low));
+        Duration::from_micros(least + self.below(least))
+    }
+
+    /// In so many of a hundred cases.
+    fn sometimes(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
     }
 }
 
@@ -76,11 +80,29 @@ pub enum Theirs {
     Inspect(usize),
 }
 
-/// One process, and when after its start it is killed.
+/// What shows how far a transaction has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It has a segment in the journal: it stages.
+    Segment,
+    /// Its intent is written, or an edit without a segment has a new table: it commits.
+    Intent,
+}
+
+/// When a process is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kill {
+    /// So long after its start.
+    Started(Duration),
+    /// So long after its transaction had come so far; never, where it does not.
+    Came(Sign, Duration),
+}
+
+/// One process, and when it is killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step<T> {
     pub act: T,
-    pub kill: Option<Duration>,
+    pub kill: Option<Kill>,
 }
 
 /// One round: what each writer does, one after the other, and what two podmans do meanwhile.
@@ -124,7 +146,10 @@ fn ours(draws: &mut Draws, writer: usize) -> Step<Act> {
         92..96 => Act::Recover,
         _ => Act::Repair,
     };
-    Step { act, kill: draws.kill(50, 10, 17) }
+    let started = Kill::Started(draws.time(10, 17));
+    let (staging, commits) = (Kill::Came(Sign::Segment, draws.time(5, 16)), Kill::Came(Sign::Intent, draws.time(3, 14)));
+    let kill = [started, staging, commits, commits][draws.below(4) as usize];
+    Step { act, kill: draws.sometimes(55).then_some(kill) }
 }
 
 fn theirs(draws: &mut Draws) -> Step<Theirs> {
@@ -134,11 +159,13 @@ fn theirs(draws: &mut Draws) -> Step<Theirs> {
         5..8 => Theirs::Remove(image),
         _ => Theirs::Tag(image),
     };
-    Step { act, kill: draws.kill(40, 15, 18) }
+    let kill = Kill::Started(draws.time(15, 18));
+    Step { act, kill: draws.sometimes(40).then_some(kill) }
 }
 
 fn reader(draws: &mut Draws) -> Step<Theirs> {
     let image = draws.below((WRITERS * IMAGES) as u64) as usize;
     let act = if draws.below(2) == 0 { Theirs::Images } else { Theirs::Inspect(image) };
-    Step { act, kill: draws.kill(20, 15, 17) }
+    let kill = Kill::Started(draws.time(15, 17));
+    Step { act, kill: draws.sometimes(20).then_some(kill) }
 }

@@ -11,7 +11,7 @@ use super::schedule::Round;
 use crate::peers::{Peer, skip};
 
 /// Rounds of the soak in the suite.
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 10;
 const SEED: u64 = 1;
 
 fn number(name: &str) -> Option<u64> {
