@@ -35,11 +35,13 @@ pub struct Figures {
     kills: u64,
     podman_kills: u64,
     /// Operations of podman that failed without having been killed, by what it said.
-    podman_failed: u64,
+    podman_failed: BTreeMap<String, u64>,
     /// Operations of ours by how they ended.
     ends: BTreeMap<End, u64>,
     /// Transactions of killed processes of ours, by how far they had come.
     cut: BTreeMap<String, u64>,
+    /// Images of podman's seen with layers missing or incomplete, in all rounds together.
+    podman_broken: u64,
     /// Transactions that were left to the judge's recovery: nobody else had met them.
     recovered: u64,
     /// What fsck found of podman's.
@@ -61,7 +63,7 @@ pub struct Soak {
 struct Done {
     log: Vec<String>,
     kills: u64,
-    failed: u64,
+    failed: Vec<String>,
     ends: Vec<End>,
     cut: Vec<String>,
 }
@@ -117,7 +119,7 @@ impl Soak {
             self.figures.operations += done.log.len() as u64;
             self.figures.kills += done.kills;
             self.figures.podman_kills += if index < WRITERS { 0 } else { done.kills };
-            self.figures.podman_failed += done.failed;
+            done.failed.into_iter().for_each(|why| *self.figures.podman_failed.entry(why).or_insert(0) += 1);
             done.ends.into_iter().for_each(|end| *self.figures.ends.entry(end).or_insert(0) += 1);
             done.cut.into_iter().for_each(|state| *self.figures.cut.entry(state).or_insert(0) += 1);
             self.log.extend(done.log);
@@ -212,7 +214,11 @@ impl Soak {
             match self.place.run(command, step.kill) {
                 Ok(ended) => {
                     done.note("podman", &step.act, step.kill, &ended);
-                    done.failed += u64::from(!ended.killed() && !ended.status.success());
+                    if !ended.killed() && !ended.status.success() {
+                        let act = format!("{:?}", step.act);
+                        let why = ended.err.lines().last().unwrap_or_default().rsplit(": ").next().unwrap_or_default();
+                        done.failed.push(format!("{} {why}", act.split('(').next().unwrap_or_default()));
+                    }
                 }
                 Err(why) => return (done, Err(why)),
             }

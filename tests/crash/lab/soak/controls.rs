@@ -110,5 +110,10 @@ pub fn controls() -> Result<(), Failed> {
     // Behind a kill both may be, and nothing else.
     soak.models[0].ended(&Act::Atomic(vec![1, 2]), End::Killed)?;
     assert_eq!(soak.models[0].states.len(), 2);
+    // Of which the later one is not taken back.
+    let (Some(before), Some(after)) = (soak.models[0].states.first(), soak.models[0].states.last()) else { panic!("no states") };
+    assert_eq!((before.len(), after.len()), (1, 3));
+    assert_eq!(soak.models[0].recovered(before, after), Ok(()));
+    assert!(soak.models[0].recovered(after, before).is_err());
     Ok(())
 }

@@ -6,8 +6,8 @@ use cstor_rs::ids::Digest;
 
 use super::model::tag;
 use super::schedule::{IMAGES, THEIRS, WRITERS};
-use crate::fixture::{self, Image, Layer};
-use crate::image::{Layout, above, every_kind};
+use crate::fixture::{self, Image, Layer, from_tar};
+use crate::image::{Layout, above, every_kind, noise};
 
 /// The images, and where they are pulled from.
 pub struct Images {
@@ -20,13 +20,34 @@ pub struct Images {
 /// Two bases, one middle on each: half of the images stand on the base, half on the middle.
 fn image(name: &str, number: usize) -> Image {
     let base = number % 2;
-    let lowest: Layer = if rustix::process::geteuid().is_root() { every_kind(base as u64) } else { fixture::app(&format!("base{base}")) };
-    let mut layers = vec![lowest];
+    // Who is not root owns all of it: nobody else may give files away.
+    let root = rustix::process::geteuid().is_root();
+    let upper = if root { above } else { own };
+    let mut layers = vec![if root { every_kind(base as u64) } else { own(&format!("base{base}")) }];
     if number % 4 > 1 {
-        layers.push(above(&format!("middle{base}")));
+        layers.push(upper(&format!("middle{base}")));
     }
-    layers.push(above(name));
+    layers.push(upper(name));
     fixture::image(name, layers)
+}
+
+/// A layer of files of whoever runs this.
+fn own(tag: &str) -> Layer {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (kind, path, mode, bytes) in [
+        (tar::EntryType::Directory, "app".to_owned(), 0o755, Vec::new()),
+        (tar::EntryType::Regular, format!("app/{tag}"), 0o644, noise(tag.bytes().map(u64::from).sum(), 9_000)),
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_mtime(1_600_000_000);
+        header.set_uid(u64::from(rustix::process::geteuid().as_raw()));
+        header.set_gid(u64::from(rustix::process::getegid().as_raw()));
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, path, bytes.as_slice()).unwrap();
+    }
+    from_tar(tar.into_inner().unwrap())
 }
 
 impl Images {

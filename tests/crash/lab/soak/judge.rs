@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::Soak;
-use super::model::State;
+use super::model::{State, named};
 use super::schedule::IMAGES;
 use crate::oracle::{self, Said};
 
@@ -24,20 +24,34 @@ fn chain<'a>(layers: &'a BTreeMap<String, Value>, top: &'a str) -> Vec<&'a str> 
     std::iter::successors(Some(top), |id| layers.get(*id).map(|layer| text(layer, "parent"))).take_while(|id| !id.is_empty()).collect()
 }
 
+/// The layers of an image that are not there or incomplete.
+fn half<'a>(layers: &'a BTreeMap<String, Value>, image: &'a Value) -> Vec<&'a str> {
+    chain(layers, text(image, "layer")).into_iter().filter(|id| layers.get(*id).is_none_or(incomplete)).collect()
+}
+
+/// A table by id; two records of one id are an error.
+fn table(root: &Path, path: &str) -> Result<BTreeMap<String, Value>, String> {
+    let list = oracle::table(&root.join(path))?;
+    let count = list.len();
+    let map: BTreeMap<_, _> = list.into_iter().map(|record| (text(&record, "id").to_owned(), record)).collect();
+    if map.len() == count { Ok(map) } else { Err(format!("{path}: {} ids for {count} records", map.len())) }
+}
+
 impl Soak {
+    /// How many of podman's images name layers that are not there or incomplete.
+    fn broken_theirs(&self) -> Result<u64, String> {
+        let root = self.place.root();
+        let (layers, images) = (table(&root, "overlay-layers/layers.json")?, table(&root, "overlay-images/images.json")?);
+        let theirs = images.iter().filter(|(id, _)| self.images.number(id).is_none());
+        Ok(theirs.filter(|(_, image)| !half(&layers, image).is_empty()).count() as u64)
+    }
+
     /// Our images as a reader sees them: each whole, down to the bytes of its layers.
     fn look(&self) -> Result<Said, String> {
         let root = self.place.root();
-        let table = |path: &str| -> Result<BTreeMap<String, Value>, String> {
-            let list = oracle::table(&root.join(path))?;
-            let count = list.len();
-            let map: BTreeMap<_, _> = list.into_iter().map(|record| (text(&record, "id").to_owned(), record)).collect();
-            if map.len() == count { Ok(map) } else { Err(format!("{path}: {} ids for {count} records", map.len())) }
-        };
-        let (layers, images) = (table("overlay-layers/layers.json")?, table("overlay-images/images.json")?);
+        let (layers, images) = (table(&root, "overlay-layers/layers.json")?, table(&root, "overlay-images/images.json")?);
         for (id, image) in images.iter().filter(|(id, _)| self.images.number(id).is_some()) {
-            let half: Vec<&str> =
-                chain(&layers, text(image, "layer")).into_iter().filter(|id| layers.get(*id).is_none_or(incomplete)).collect();
+            let half = half(&layers, image);
             if !half.is_empty() {
                 return Err(format!("image {id}: its layers {half:?} are not there or incomplete"));
             }
@@ -85,11 +99,15 @@ impl Soak {
         let mut ours = after.clone();
         ours.images.retain(|id, _| self.images.number(id).is_some());
         oracle::data_agrees(&ours)?;
+        for (writer, (before, after)) in self.seen(&before).iter().zip(self.seen(&after)).enumerate() {
+            self.models[writer].recovered(before, &after).map_err(|why| format!("of writer {writer} {why}"))?;
+        }
         self.agree(&after, true).map_err(|why| format!("behind recovery {why}"))?;
         let left = self.left();
         if !left.is_empty() {
             return Err(format!("behind recovery there is left {left:?}"));
         }
+        self.figures.podman_broken += self.broken_theirs()?;
         Ok(said["ended"].as_array().map_or(0, Vec::len) as u64)
     }
 
@@ -113,7 +131,6 @@ impl Soak {
             return Err(format!("prune: {}", ended.line()));
         }
         for model in &mut self.models {
-            let named = |state: &State| state.iter().filter(|(_, names)| !names.is_empty()).map(|(k, v)| (*k, v.clone())).collect();
             model.states = model.states.iter().map(named).collect();
         }
         self.judge().map(drop).map_err(|why| format!("behind a prune alone: {why}"))

@@ -21,6 +21,13 @@ pub enum End {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
     pub states: BTreeSet<State>,
+    /// Where the last act was killed: the states that it went through, from each that may have been before it.
+    paths: Vec<Vec<State>>,
+}
+
+/// A state without what a prune may take at any time.
+pub fn named(state: &State) -> State {
+    state.iter().filter(|(_, names)| !names.is_empty()).map(|(image, names)| (*image, names.clone())).collect()
 }
 
 /// The name that a pull gives.
@@ -83,7 +90,7 @@ fn give(state: &mut State, image: usize, name: &str) -> Option<()> {
 impl Model {
     /// An empty store.
     pub fn empty() -> Self {
-        Self { states: BTreeSet::from([State::new()]) }
+        Self { states: BTreeSet::from([State::new()]), paths: Vec::new() }
     }
 
     /// Somebody prunes: an image without a name may be gone at any time.
@@ -106,14 +113,16 @@ impl Model {
     /// What may be there behind an act that ended so.
     pub fn ended(&mut self, act: &Act, end: End) -> Result<(), String> {
         let mut next = BTreeSet::new();
+        self.paths.clear();
         for state in &self.states {
             let through = steps(state, act);
             match (end, through) {
                 (End::Done, Some(through)) => next.extend(through.last().cloned()),
                 (End::Refused, None) => drop(next.insert(state.clone())),
                 (End::Killed, through) => {
-                    next.insert(state.clone());
-                    next.extend(through.into_iter().flatten());
+                    let path: Vec<State> = std::iter::once(state.clone()).chain(through.into_iter().flatten()).collect();
+                    next.extend(path.iter().cloned());
+                    self.paths.push(path.iter().map(named).collect());
                 }
                 (End::Done, None) | (End::Refused, Some(_)) => {}
             }
@@ -131,6 +140,17 @@ impl Model {
             return Err(format!("there is {seen:?}, and there may be {:?}", self.states));
         }
         self.states = BTreeSet::from([seen.clone()]);
+        self.paths.clear();
         Ok(())
+    }
+
+    /// Recovery finishes or takes back; what was visible before it is not taken back.
+    pub fn recovered(&self, before: &State, after: &State) -> Result<(), String> {
+        let (before, after) = (named(before), named(after));
+        let goes_on = |path: &Vec<State>| path.iter().position(|state| *state == before) <= path.iter().rposition(|state| *state == after);
+        if before == after || self.paths.iter().any(|path| path.contains(&before) && goes_on(path)) {
+            return Ok(());
+        }
+        Err(format!("there was {before:?}, and recovery made it {after:?}; it may only go on along {:?}", self.paths))
     }
 }

@@ -78,8 +78,8 @@ fn soak(major: u32) -> Result<(), Failed> {
     );
     println!("{line}");
     println!(
-        "ours ended {:?}; transactions cut short {:?}, {} of them left to the judge's recovery; podman failed {} times; fsck found of its {:?}",
-        figures.ends, figures.cut, figures.recovered, figures.podman_failed, figures.findings
+        "ours ended {:?}; transactions cut short {:?}, {} of them left to the judge's recovery; podman failed {:?}, {} times an image of its was broken; fsck found of its {:?}",
+        figures.ends, figures.cut, figures.recovered, figures.podman_failed, figures.podman_broken, figures.findings
     );
     if let Some(results) = std::env::var_os("CSTOR_LAB_RESULTS") {
         let mut file = std::fs::File::options().create(true).append(true).open(results).unwrap();
