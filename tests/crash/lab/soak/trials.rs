@@ -48,6 +48,15 @@ fn directory(name: &str) -> tempfile::TempDir {
     tempfile::Builder::new().prefix(&prefix).rand_bytes(0).tempdir().unwrap()
 }
 
+/// Says it, and keeps it in the campaign's file of results, where there is one.
+fn record(line: &str) {
+    println!("{line}");
+    if let Some(results) = std::env::var_os("CSTOR_LAB_RESULTS") {
+        let mut file = std::fs::File::options().create(true).append(true).open(results).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
+}
+
 fn soak(major: u32) -> Result<(), Failed> {
     let peer = Peer::all().into_iter().find(|peer| peer.major() == major);
     match (&peer, major) {
@@ -64,6 +73,7 @@ fn soak(major: u32) -> Result<(), Failed> {
     let name = peer.as_ref().map_or_else(|| "no podman".to_owned(), |peer| peer.name.clone());
     let mut soak = Soak::begun(temp.path(), peer);
     if let Err(report) = soak.run(seed, rounds) {
+        record(&format!("{}, {name}: FAILED", report.lines().next().unwrap_or_default()));
         let kept = temp.keep();
         return Err(format!(
             "{report}the store is kept in {}\nthe same schedule: CSTOR_LAB_SEED={seed} CSTOR_LAB_ROUNDS={rounds}",
@@ -76,15 +86,11 @@ fn soak(major: u32) -> Result<(), Failed> {
         "soak: seed {seed}, {} rounds, {} operations, {} kills ({} of podman), 0 failures, {name}",
         figures.rounds, figures.operations, figures.kills, figures.podman_kills
     );
-    println!("{line}");
+    record(&line);
     println!(
         "ours ended {:?}; transactions cut short {:?}, {} of them left to the judge's recovery; podman failed {:?}, {} times an image of its was broken; fsck found of its {:?}",
         figures.ends, figures.cut, figures.recovered, figures.podman_failed, figures.podman_broken, figures.findings
     );
-    if let Some(results) = std::env::var_os("CSTOR_LAB_RESULTS") {
-        let mut file = std::fs::File::options().create(true).append(true).open(results).unwrap();
-        writeln!(file, "{line}").unwrap();
-    }
     assert!(figures.kills > 0, "nobody was killed");
     Ok(())
 }
