@@ -31,7 +31,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn table(path: &Path) -> Result<Vec<Value>, String> {
+pub fn table(path: &Path) -> Result<Vec<Value>, String> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
@@ -221,18 +221,23 @@ pub fn data_file(key: &str) -> String {
 
 /// Reads the whole store as a reader would, and fails where an image or a layer with a record is not complete.
 pub fn read(root: &Path) -> Result<Said, String> {
+    read_but(root, &|_| false)
+}
+
+/// The same without the records of layers and images that are somebody else's affair; a layer of theirs is there for who names it.
+pub fn read_but(root: &Path, theirs: &dyn Fn(&Value) -> bool) -> Result<Said, String> {
     let layers = table(&root.join("overlay-layers/layers.json"))?;
     let images = table(&root.join("overlay-images/images.json"))?;
     let by_id: BTreeMap<&str, &Value> = layers.iter().map(|layer| (text(layer, "id"), layer)).collect();
     let mut said = Said::default();
-    for (id, layer) in &by_id {
+    for (id, layer) in by_id.iter().filter(|(_, layer)| !theirs(layer)) {
         let lines = whole_layer(root, id, layer, &by_id).map_err(|why| format!("layer {id}: {why}"))?;
         let mut record = (*layer).clone();
         record.as_object_mut().ok_or("a layer that is no object")?.remove("created");
         said.layers.insert((*id).to_owned(), (record, lines));
     }
     let mut names = BTreeSet::new();
-    for image in &images {
+    for image in images.iter().filter(|image| !theirs(image)) {
         let id = text(image, "id");
         let mut next = text(image, "layer");
         while !next.is_empty() {

@@ -18,6 +18,7 @@ mod peers;
 mod rng;
 #[path = "../../common/skip.rs"]
 mod skip;
+mod soak;
 mod syscalls;
 mod tracer;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     })];
     trials.extend(block::trials());
     trials.extend(syscalls::trials());
+    trials.extend(soak::trials());
     libtest_mimic::run(&args, trials).exit_code()
 }
 
