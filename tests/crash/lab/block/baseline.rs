@@ -35,8 +35,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: &[Self] = &[Self::Whole, Self::Lost, Self::Broken, Self::Unreadable, Self::Unmountable];
-
     pub fn word(self) -> &'static str {
         match self {
             Self::Whole => "whole",

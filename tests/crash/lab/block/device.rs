@@ -22,7 +22,8 @@ pub enum Fault {
     Io,
     /// No room, as thin volumes say it.
     NoSpace,
-    /// Half of a write and no more.
+    /// Half of a write, and then it cannot. (A short count is no error to the loop device of Linux 6.18: it says that all was
+    /// written. A disk that lies so is not one that anybody can build on.)
     Short,
 }
 
@@ -277,14 +278,18 @@ impl Filesystem for Shown {
     ) {
         let Some(device) = self.0.get(ino) else { return reply.error(Errno::EIO) };
         let mut state = device.state();
-        let taken = match state.fault() {
-            Some(Fault::Io) => return reply.error(Errno::EIO),
-            Some(Fault::NoSpace) => return reply.error(Errno::ENOSPC),
-            Some(Fault::Short) => &data[..data.len() / 2],
-            None => data,
-        };
-        state.change(Event::Write(offset, taken.into()));
-        reply.written(u32::try_from(taken.len()).unwrap_or_default());
+        match state.fault() {
+            Some(Fault::Io) => reply.error(Errno::EIO),
+            Some(Fault::NoSpace) => reply.error(Errno::ENOSPC),
+            Some(Fault::Short) => {
+                state.change(Event::Write(offset, data[..data.len() / 2].into()));
+                reply.error(Errno::EIO);
+            }
+            None => {
+                state.change(Event::Write(offset, data.into()));
+                reply.written(u32::try_from(data.len()).unwrap_or_default());
+            }
+        }
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
