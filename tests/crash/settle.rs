@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
 use std::sync::Arc;
 
 use cstor_rs::clean::CleanPoint;
@@ -15,13 +16,19 @@ use rustix::io::Errno;
 
 use crate::disk::{Change, Disk, Log, real};
 use crate::fixture::{self, app, base, image};
-use crate::hooks::{Once, Stop};
+use crate::hooks::{Kill, Once, Stop};
 use crate::oracle::{self, Said};
 use crate::power;
+use crate::steps;
 use crate::work::{options, temp};
 
-pub const ALL: &[(&str, fn())] =
-    &[("stop", stopped_everywhere), ("errno", one_error_everywhere), ("power", power_lost_everywhere), ("sync", every_sync_counts)];
+pub const ALL: &[(&str, fn())] = &[
+    ("stop", stopped_everywhere),
+    ("errno", one_error_everywhere),
+    ("kill", killed_everywhere),
+    ("power", power_lost_everywhere),
+    ("sync", every_sync_counts),
+];
 
 const MODES: [SyncMode; 2] = [SyncMode::Filesystem, SyncMode::Files];
 
@@ -114,6 +121,13 @@ impl Good {
         if noted != self.layers.len() {
             return Err(format!("{noted} layers are noted as clean"));
         }
+        let history = String::from_utf8_lossy(&std::fs::read(root.join("cstor-rs/history")).unwrap_or_default()).into_owned();
+        for (id, (record, _)) in &said.images {
+            let name = record["names"][0].as_str().unwrap_or_default();
+            if !history.contains(name) {
+                return Err(format!("the history does not have image {id}, {name}"));
+            }
+        }
         Ok(())
     }
 }
@@ -142,10 +156,10 @@ fn half_written(root: &Path, good: &Good) -> Vec<PathBuf> {
 }
 
 /// What holds after settling ended in any way; settling once more goes on to the end.
-fn check(top: &Path, good: &Good, settled: &Result<Settled, SettleError>, what: &str) {
+fn check(top: &Path, good: &Good, settled: Option<&Settled>, what: &str) {
     let root = top.join("root");
     let sealed = good.judge(&root).unwrap_or_else(|why| panic!("{what}: {why}"));
-    if let Ok(settled) = settled {
+    if let Some(settled) = settled {
         let said = settled.layers.iter().filter(|layer| layer.outcome.is_sound()).map(|layer| layer.id.to_string());
         let said: BTreeSet<String> = said.collect();
         assert!(said.is_subset(&sealed), "{what}: said to be sealed: {said:?}, are sealed: {sealed:?}");
@@ -166,14 +180,45 @@ fn stopped_everywhere() {
             let temp = temp();
             setup(temp.path());
             let good = Good::of(temp.path());
-            let stop = Stop::at(k);
+            let stop = Stop::of("settle", k);
             let settled = run(temp.path(), Some(stop.clone()), sync);
-            check(temp.path(), &good, &settled, &format!("{sync:?} stopped before change {k}"));
+            check(temp.path(), &good, settled.as_ref().ok(), &format!("{sync:?} stopped before change {k}"));
             if !stop.stopped() {
                 println!("{sync:?}: {k} changes");
                 assert!(settled.is_ok() && k > 12, "{k} changes: {settled:?}");
                 break;
             }
+        }
+    }
+}
+
+const CHILD: &str = "CSTOR_RS_CRASH_SETTLE";
+
+/// What the re-executed binary does: `mode k directory`.
+pub fn child() -> Option<ExitCode> {
+    let text = std::env::var(CHILD).ok()?;
+    let mut parts = text.splitn(3, ' ');
+    let (mode, at, top): (usize, usize, _) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);
+    Some(if run(Path::new(top), Some(Kill::at(at)), MODES[mode]).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn killed_everywhere() {
+    for (mode, sync) in MODES.iter().enumerate() {
+        for k in 0.. {
+            let temp = temp();
+            setup(temp.path());
+            let good = Good::of(temp.path());
+            let text = format!("{mode} {k} {}", temp.path().display());
+            let Output { status, stdout, .. } = Command::new(std::env::current_exe().unwrap()).env(CHILD, text).output().unwrap();
+            steps::hit_by_child("settle", &stdout);
+            if status.success() {
+                println!("{sync:?}: {k} changes");
+                assert!(k > 12, "{k} changes");
+                break;
+            }
+            let what = format!("{sync:?} killed before change {k}");
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{what}: ended otherwise");
+            check(temp.path(), &good, None, &what);
         }
     }
 }
@@ -195,7 +240,7 @@ fn one_error_everywhere() {
                 Err(_) => true,
             };
             assert!(failed, "{error:?} at change {k} is not told: {settled:?}");
-            check(temp.path(), &good, &settled, &format!("{error:?} at change {k}"));
+            check(temp.path(), &good, settled.as_ref().ok(), &format!("{error:?} at change {k}"));
         }
     }
 }
@@ -287,6 +332,7 @@ fn power_lost_everywhere() {
     for sync in MODES {
         let run = Run::of(sync);
         let (wrong, states) = run.judge(&run.log, 0);
+        (0..run.log.len()).for_each(|k| steps::hit_by_power("settle", &run.log, k));
         assert_eq!(wrong, None, "{sync:?}");
         println!("{sync:?}: {} changes, {states} states", run.log.len());
         assert!(states > 80, "{states} states are too few to be true");

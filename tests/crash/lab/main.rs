@@ -28,8 +28,10 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
-    if words.get(1).is_some_and(|word| word == "campaign") {
-        return block::campaign::main(&words[2..]);
+    match words.get(1).map(String::as_str) {
+        Some("campaign") => return block::campaign::main(&words[2..]),
+        Some("report") => return block::report::main(&words[2..]),
+        _ => {}
     }
     let args = Arguments::from_args();
     let mut trials = vec![Trial::test("image::pulled", || {

@@ -8,7 +8,9 @@ mod faults;
 mod filesystem;
 mod judge;
 mod medium;
+mod plot;
 mod record;
+pub mod report;
 mod states;
 mod work;
 
