@@ -27,13 +27,19 @@ fn id_of(image: &Image) -> ImageId {
 /// What was done, in order; before the first syncfs something else is.
 struct Log<F> {
     meanwhile: F,
+    /// The table whose rename fails, if one is to.
+    fails: Option<&'static str>,
     done: Mutex<Vec<(&'static str, PathBuf)>>,
     synced: AtomicBool,
 }
 
 impl<F> Log<F> {
     fn new(meanwhile: F) -> Arc<Self> {
-        Arc::new(Self { meanwhile, done: Mutex::default(), synced: AtomicBool::new(false) })
+        Self::failing(meanwhile, None)
+    }
+
+    fn failing(meanwhile: F, fails: Option<&'static str>) -> Arc<Self> {
+        Arc::new(Self { meanwhile, fails, done: Mutex::default(), synced: AtomicBool::new(false) })
     }
 
     fn done(&self) -> Vec<(&'static str, PathBuf)> {
@@ -46,13 +52,17 @@ impl<F: Fn() + Send + Sync> Hook for Log<F> {
         if matches!(op, Op::SyncFs(_)) && !self.synced.swap(true, Ordering::SeqCst) {
             (self.meanwhile)();
         }
-        Ok(())
+        match op {
+            Op::Rename(_, to) if self.fails.is_some_and(|name| to.name.as_os_str() == name) => Err(io::Error::other("it fails")),
+            _ => Ok(()),
+        }
     }
 
     fn done(&self, op: &Op<'_>) {
         let entry = match op {
             Op::SyncFs(at) => ("syncfs", at.path()),
-            Op::SyncDir(at) => ("sync", at.path()),
+            Op::SyncDir(at) | Op::SyncData(at) => ("sync", at.path()),
+            Op::Unlink(at) => ("unlink", at.path()),
             Op::Rename(from, _) => ("rename", from.path()),
             Op::Write(at, ..) => ("write", at.path()),
             _ => return,
@@ -120,4 +130,21 @@ fn what_is_given_up_is_synced_before_abort() {
     let abort = done.iter().position(|(what, path)| *what == "write" && is_segment(path)).unwrap();
     assert!(done[gone..abort].contains(&("sync", images.clone())), "{done:#?}");
     assert!(!images.join(id_of(&new).as_str()).exists());
+}
+
+/// A transaction that takes itself back may be killed while it tidies up: an intent without markers reads as "all was done".
+#[test]
+fn a_rollback_says_abort_durably_before_the_markers_go() {
+    let temp = tempfile::tempdir().unwrap();
+    let log = Log::failing(|| {}, Some("layers.json"));
+    fixture::pull(&Store::open(options(temp.path())).unwrap(), &[image("localhost/zero:1", vec![app("zero")])]).unwrap();
+    let store = Store::open(options(temp.path()).hook(log.clone())).unwrap();
+    fixture::pull(&store, &[image("localhost/one:1", vec![base()])]).unwrap_err();
+    let done = log.done();
+    let marker = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));
+    let gone = done.iter().position(|(what, path)| *what == "unlink" && marker(path)).unwrap();
+    let abort = done[..gone].iter().rposition(|(what, path)| *what == "write" && is_segment(path)).unwrap();
+    let intent = done.iter().position(|(what, path)| *what == "write" && is_segment(path)).unwrap();
+    assert_ne!(abort, intent, "nothing but the intent is written: {done:#?}");
+    assert!(done[abort..gone].iter().any(|(what, path)| *what == "sync" && is_segment(path)), "{done:#?}");
 }

@@ -9,13 +9,13 @@ use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::fixture::{self, Image, app, base, image};
 use cstor_rs::clean::CleanPoint;
 use cstor_rs::fsck::{Level, Options, Summary, run};
-use cstor_rs::fsio::{Hook, Op};
+use cstor_rs::fsio::{Dir, File, Hook, Op, Seam};
 use cstor_rs::store::{Store, StoreOptions};
 use serde_json::{Value, json};
 
@@ -158,4 +158,43 @@ fn an_image_that_the_journal_takes_back_is_not_rebuilt() {
     wanted.sort();
     assert_eq!(known, wanted, "{before} names in overlay-images before");
     assert_eq!(Store::open(place.options()).unwrap().recovered().pending, []);
+}
+
+/// Takes locks once the intent of a repair is on the medium.
+struct Locks(Vec<PathBuf>, Mutex<Vec<File>>);
+
+impl Hook for Locks {
+    fn before(&self, _: &Op<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn done(&self, op: &Op<'_>) {
+        let mut held = self.1.lock().unwrap();
+        if matches!(op, Op::SyncData(at) if at.name.to_string_lossy().ends_with(".wal")) && held.is_empty() {
+            for path in &self.0 {
+                let dir = Dir::open(path.parent().unwrap(), Seam::default()).unwrap();
+                let lock = dir.file_rw(path.file_name().unwrap()).unwrap();
+                assert!(lock.try_lock(true).unwrap());
+                held.push(lock);
+            }
+        }
+    }
+}
+
+/// What was dead when fsck looked has an owner by the time of the repair.
+#[test]
+fn a_temporary_directory_that_gets_an_owner_meanwhile_stays() {
+    let place = Place::new();
+    let dirs = ["overlay/tempdirs/temp-dir-1", "overlay/staging/1"].map(|dir| place.path(dir));
+    let locks = ["overlay/tempdirs/lock-1", "overlay/staging/1/staging.lock"].map(|lock| place.path(lock));
+    dirs.iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+    locks.iter().for_each(|lock| fs::write(lock, "").unwrap());
+    let owner = Arc::new(Locks(locks.to_vec(), Mutex::default()));
+    let how = Options { repair: true, ..Options::default() };
+    run(&place.options().hook(owner.clone()), &how, None, &mut |_| {}).unwrap();
+    assert_eq!(owner.1.lock().unwrap().len(), 2, "it was repaired");
+    assert!(dirs.iter().all(|dir| dir.is_dir()), "{dirs:?}");
+    owner.1.lock().unwrap().iter().for_each(|lock| lock.unlock().unwrap());
+    run(&place.options(), &how, None, &mut |_| {}).unwrap();
+    assert!(!dirs.iter().any(|dir| dir.exists()), "{dirs:?}");
 }
