@@ -203,3 +203,62 @@ fn waiting_can_be_given_up() {
     assert!(matches!(error, LockError::Cancelled { .. }), "{error:?}");
     drop(held);
 }
+
+/// Whoever waits for one lock holds those before it, as Go's programs do: two of another order would wait for each other.
+#[test]
+fn locks_are_taken_in_gos_order() {
+    let order = ["layers", "images", "containers"];
+    for (n, first) in order.iter().enumerate() {
+        let dirs = Dirs::new();
+        let others: Vec<Other> = order[n..].iter().map(|name| Other::takes("posix", "write", &dirs.file(name))).collect();
+        for error in [dirs.write().unwrap_err(), dirs.read().unwrap_err()] {
+            let LockError::Busy { path, .. } = &error else { panic!("{error:?}") };
+            assert_eq!(path, &dirs.file(first), "waited for behind one that nobody had");
+        }
+        drop(others);
+    }
+}
+
+#[test]
+fn a_single_lock_is_exclusive_and_no_other_is_taken() {
+    for name in ["layers", "images"] {
+        for (kind, mode) in [("posix", "read"), ("ofd", "read")] {
+            let (dirs, wait) = (Dirs::new(), Wait::limit(Duration::ZERO));
+            let held: Box<dyn std::any::Any> = match name {
+                "layers" => Box::new(StoreLocks::write_layers(&dirs.layers, &wait).unwrap()),
+                _ => Box::new(StoreLocks::write_images(&dirs.images, &wait).unwrap()),
+            };
+            for other in ["layers", "images", "containers"] {
+                assert_eq!(
+                    Other::takes(kind, mode, &dirs.file(other)).got,
+                    other != name,
+                    "{kind} {mode} on {other}.lock, {name}.lock held"
+                );
+            }
+            drop(held);
+            assert!(Other::takes(kind, "write", &dirs.file(name)).got, "{kind} on {name}.lock after we released it");
+        }
+    }
+}
+
+/// As between fork and exec: another process has the same open file, and closing ours releases nothing.
+#[test]
+fn a_lock_is_released_though_another_descriptor_shares_it() {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let dirs = Dirs::new();
+    let held = dirs.write().unwrap();
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let shared = |name: &str| {
+        let path = dirs.file(name);
+        let fds = std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap);
+        let mut fds = fds.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to == path));
+        let raw = fds.next().unwrap().file_name().into_string().unwrap().parse().unwrap();
+        pidfd_getfd(&own, raw, PidfdGetfdFlags::empty()).unwrap()
+    };
+    let copies = ["layers", "images", "containers"].map(shared);
+    drop(held);
+    for name in ["layers", "images", "containers"] {
+        assert!(Other::takes("posix", "write", &dirs.file(name)).got, "{name}.lock is held by a descriptor that somebody forgot");
+    }
+    drop(copies);
+}

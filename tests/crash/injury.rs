@@ -155,7 +155,7 @@ pub const ALL: &[Case] = &[
     },
 ];
 
-const NOBODY: &str = "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee";
+pub const NOBODY: &str = "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee";
 const LINK: &str = "E2E3E4E5E6E7E2E3E4E5E6E7E2";
 
 /// What is in a layer and is not the layer's.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{End, Expected, look, repair, stride};
 use crate::hooks::Stop;
-use crate::injury::Case;
+use crate::injury::{Case, NOBODY};
 use crate::oracle;
 use crate::work::{options, temp};
 
@@ -28,6 +28,8 @@ struct Done {
     manifest: Option<(String, Vec<u8>)>,
     /// Whether it may have taken what a repair needs.
     takes: bool,
+    /// What stands under ids that nobody had before.
+    owned: Vec<String>,
 }
 
 type Act = (&'static str, fn(&Path, &mut Vec<Value>, &mut Vec<Value>) -> Done);
@@ -38,6 +40,7 @@ const ACTS: &[Act] = &[
     ("starts a container", start_container),
     ("removes directories without a record", collect_garbage),
     ("pulls an image by another manifest", pull_other_manifest),
+    ("makes a layer and an image of ids that nobody had", own_orphans),
 ];
 
 fn text<'a>(record: &'a Value, key: &str) -> &'a str {
@@ -150,6 +153,28 @@ fn pull_other_manifest(root: &Path, images: &mut Vec<Value>, _: &mut Vec<Value>)
     Done { manifest: Some((id, bytes)), ..Done::default() }
 }
 
+/// Of the layer nothing but its record tells whose it is: what stood in `link` is lost.
+fn own_orphans(root: &Path, images: &mut Vec<Value>, layers: &mut Vec<Value>) -> Done {
+    let manifest = format!("overlay-images/{NOBODY}/manifest");
+    let owned = [format!("overlay/{NOBODY}/diff"), format!("overlay-layers/{NOBODY}.tar-split.gz"), manifest];
+    if !owned.iter().any(|path| root.join(path).exists()) {
+        return Done::default();
+    }
+    fs::create_dir_all(root.join(&owned[0])).unwrap();
+    fs::write(root.join("overlay").join(NOBODY).join("link"), "").unwrap();
+    fs::create_dir_all(root.join("overlay-images").join(NOBODY)).unwrap();
+    for file in &owned[1..] {
+        fs::write(root.join(file), "podman's").unwrap();
+    }
+    let created = "2026-01-02T03:04:05Z";
+    layers.push(json!({"id": NOBODY, "created": created}));
+    images.push(json!({
+        "id": NOBODY, "layer": NOBODY, "names": ["localhost/podmans:1"], "created": created, "big-data-names": ["manifest"],
+        "big-data-sizes": {"manifest": 8}, "big-data-digests": {"manifest": cstor_rs::ids::Digest::of(b"podman's").as_str()},
+    }));
+    Done { takes: true, owned: owned.to_vec(), ..Done::default() }
+}
+
 fn tables(root: &Path) -> Option<(Vec<Value>, Vec<Value>)> {
     let read = |table: &str| serde_json::from_slice::<Vec<Value>>(&fs::read(root.join(table)).ok()?).ok();
     Some((read(IMAGES)?, read(LAYERS)?))
@@ -202,6 +227,9 @@ fn judge(case: &Case, top: &Path, done: &Done, what: &str) {
     assert!(store.recovered().pending.is_empty(), "{what}: {:?}", store.recovered());
     let recovered = named(&tables(&root).unwrap().0);
     assert_eq!(recovered, done.images, "{what}: recovery changed what podman made");
+    for path in &done.owned {
+        assert!(root.join(path).exists(), "{what}: {path} is gone, and a record names it");
+    }
     let used = |when: &str| {
         for (layer, (inode, listing)) in &done.used {
             let diff = root.join("overlay").join(layer).join("diff");
