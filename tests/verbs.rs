@@ -11,7 +11,8 @@ use rustix::io::Errno;
 fn what_has_a_name_is_neither_made_anew_nor_renamed_over() {
     let temp = tempfile::tempdir().unwrap();
     let dir = Dir::open(temp.path(), Seam::default()).unwrap();
-    let there: &[(&str, fn(&std::path::Path))] = &[
+    type Make = fn(&std::path::Path);
+    let there: &[(&str, Make)] = &[
         ("file", |path| fs::write(path, "there").unwrap()),
         ("directory", |path| fs::create_dir(path).unwrap()),
         ("link", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),

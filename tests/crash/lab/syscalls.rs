@@ -5,8 +5,6 @@
 
 mod control;
 mod judge;
-#[path = "../../common/skip.rs"]
-mod skip;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,6 +16,7 @@ use serde_json::Value;
 use crate::fixture::image;
 use crate::image::{Layout, above, every_kind, two_layers};
 use crate::oracle;
+use crate::skip;
 use crate::tracer;
 use judge::{Place, Subject};
 

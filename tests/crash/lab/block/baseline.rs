@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::device::Bench;
 use super::filesystem::Filesystem;
+use super::judge::differs;
 use super::medium::Medium;
 use super::record::Recording;
 use super::states::{CUTS, States};
@@ -16,8 +17,8 @@ use crate::oracle::{self, Said};
 use crate::peers::Peer;
 use crate::rng::Rng;
 
-/// How long after the exit the power may go: the kernel writes by itself what is 30 seconds old.
-pub const TAIL: Duration = Duration::from_secs(40);
+/// How long after the exit the power may go: the kernel writes by itself what is 30 seconds old, and XFS its log 30 seconds later.
+pub const TAIL: Duration = Duration::from_secs(60);
 
 /// What has become of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,28 +114,37 @@ pub fn run(bench: &Bench, fs: Filesystem, program: &Program, seed: u64, wanted: 
             (1 + rng.below(position - 1), -1.0)
         };
         let cut = CUTS[rng.below(CUTS.len())];
-        let outcome = look(bench, fs, &states.state(at, cut, &mut rng).0.medium, whole);
+        let (outcome, why) = look(bench, fs, &states.state(at, cut, &mut rng).0.medium, whole);
+        if index + 1 == wanted && outcome != Outcome::Whole {
+            println!("{} on {}, {seconds:.1} s behind the exit still {}: {why}", program.name, fs.name, outcome.word());
+        }
         drawn.push(Drawn { seconds, outcome });
     }
     Ok(drawn)
 }
 
-/// What a disk still has of the image of this store.
-fn look(bench: &Bench, fs: Filesystem, medium: &Medium, whole: &Said) -> Outcome {
-    let Ok(mounted) = fs.mount(bench, &fs.disk(medium.clone())) else { return Outcome::Unmountable };
+/// What a disk still has of the image of this store, and why it is no more.
+fn look(bench: &Bench, fs: Filesystem, medium: &Medium, whole: &Said) -> (Outcome, String) {
+    let mounted = match fs.mount(bench, &fs.disk(medium.clone())) {
+        Ok(mounted) => mounted,
+        Err(why) => return (Outcome::Unmountable, why),
+    };
     let root = mounted.root();
-    let (Ok(images), Ok(_)) = (records(&root.join("overlay-images/images.json")), records(&root.join("overlay-layers/layers.json"))) else {
-        return Outcome::Unreadable;
+    let images = match (records(&root.join("overlay-images/images.json")), records(&root.join("overlay-layers/layers.json"))) {
+        (Ok(images), Ok(_)) => images,
+        (Err(why), _) | (_, Err(why)) => return (Outcome::Unreadable, why),
     };
     let listed = |id: &String| images.iter().any(|image| image["id"].as_str() == Some(id));
+    if !whole.images.keys().all(listed) {
+        return (Outcome::Lost, "it is not listed".to_owned());
+    }
     match oracle::read(&root) {
-        Ok(said) if said == *whole => Outcome::Whole,
-        Ok(said) if whole.images.iter().all(|(id, image)| said.images.get(id) == Some(image)) => {
+        Err(why) => (Outcome::Broken, why),
+        Ok(said) => {
+            let images = whole.images.iter().all(|(id, image)| said.images.get(id) == Some(image));
             let layers = whole.layers.iter().all(|(id, layer)| said.layers.get(id) == Some(layer));
-            if layers { Outcome::Whole } else { Outcome::Broken }
+            if images && layers { (Outcome::Whole, String::new()) } else { (Outcome::Broken, differs(whole, &said)) }
         }
-        _ if !whole.images.keys().all(listed) => Outcome::Lost,
-        _ => Outcome::Broken,
     }
 }
 

@@ -110,7 +110,7 @@ impl Judge<'_> {
         }
         let waiting = std::fs::read_dir(root.join("cstor-rs/journal")).is_ok_and(|mut list| list.next().is_some());
         counts.recovered = usize::from(waiting);
-        let (start, log, recovered) = logged(&device, &mounted, |root| recover(root));
+        let (start, log, recovered) = logged(&device, &mounted, recover);
         recovered?;
         let least = visible.filter(|index| *index == allowed.most).unwrap_or(allowed.least);
         let after = Allowed { least, ..*allowed };

@@ -66,14 +66,11 @@ impl<'a> States<'a> {
 
     /// What is certain when so many events have come, and where the last flush was.
     fn durable(&self, at: usize) -> (Medium, usize) {
-        let (mut durable, mut flushed) = self.checkpoints[at / EVERY].clone();
-        for index in flushed..at {
-            if matches!(self.log[index].event, Event::Flush) {
-                self.log[flushed..index].iter().for_each(|stamped| durable.apply(&stamped.event));
-                flushed = index + 1;
-            }
-        }
-        (durable, flushed)
+        let (mut durable, flushed) = self.checkpoints[at / EVERY].clone();
+        let since = &self.log[flushed..at];
+        let flushes = since.iter().rposition(|stamped| matches!(stamped.event, Event::Flush)).map_or(0, |last| last + 1);
+        since[..flushes].iter().for_each(|stamped| durable.apply(&stamped.event));
+        (durable, flushed + flushes)
     }
 
     /// One state when so many events have come; nothing where it was drawn before.
