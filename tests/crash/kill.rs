@@ -55,7 +55,7 @@ pub fn recovery_everywhere(work: &Work) {
             }
             let what = format!("{} stopped before change {k}, its recovery killed before change {j}", work.name);
             let Output { status, stdout, .. } = run_child(RECOVERY, j, temp.path());
-            steps::hit_by_child(&format!("recovery of {}", work.name), &stdout);
+            steps::hit_by_child("recovery", &stdout);
             if status.success() {
                 break;
             }

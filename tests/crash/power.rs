@@ -252,7 +252,7 @@ pub fn recovery_everywhere(work: &Work) {
             let (before, log) = (Disk::of(temp.path()), Log::of(temp.path()));
             Store::open(options(temp.path(), Some(log.clone()))).unwrap();
             let again = Run { before, log: log.take(), decided: usize::MAX, journaled: 0 };
-            (0..again.log.len()).for_each(|j| steps::hit_by_power(&format!("recovery of {}", work.name), &again.log, j));
+            (0..again.log.len()).for_each(|j| steps::hit_by_power("recovery", &again.log, j));
             states += every_cut(&again, &again.log, &expected, 0, |j, second, why| {
                 panic!("{}: power lost after change {k}, {cut:?}, and after change {j} of the recovery, {second:?}: {why}", work.name)
             });

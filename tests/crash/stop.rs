@@ -163,7 +163,7 @@ pub fn recovery_everywhere(work: &Work) {
                 return;
             }
             let what = format!("{} stopped before change {k}, its recovery before change {j}", work.name);
-            let stop = Stop::of(&format!("recovery of {}", work.name), j);
+            let stop = Stop::of("recovery", j);
             let opened = Store::open(options(temp.path(), Some(stop.clone())));
             drop(opened);
             if !stop.stopped() {

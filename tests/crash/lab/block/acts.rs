@@ -73,7 +73,10 @@ fn wanted(recording: &Recording, state: &State, act: &Operation) -> Said {
     let mut wanted = Said::default();
     let text = act.to_string();
     for (id, image) in &before.images {
-        let nameless = image.0["names"].as_array().is_none_or(Vec::is_empty);
+        let nameless = [Some(image), after.images.get(id)]
+            .into_iter()
+            .flatten()
+            .any(|(record, _)| record["names"].as_array().is_none_or(Vec::is_empty));
         let removed = text.contains(" rmi ") && text.ends_with(id.as_str()) || text.contains(" prune ") && nameless;
         if after.images.contains_key(id) && !removed {
             wanted.images.insert(id.clone(), image.clone());

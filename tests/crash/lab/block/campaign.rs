@@ -89,7 +89,7 @@ impl Campaign {
 
     /// States of ours, errors of the disk, podman in between: file system by file system, batch by batch.
     fn cut(&self) {
-        let (Some(bench), peers) = (bench(), Peer::all()) else { return };
+        let (Some(bench), peers) = (bench(filesystem::EXT4), Peer::all()) else { return };
         let share = filesystem::ALL.len() as u64;
         loop {
             let mut idle = true;
@@ -121,7 +121,7 @@ impl Campaign {
 
     /// Every program on every file system.
     fn compare(&self) {
-        let Some(bench) = bench() else { return };
+        let Some(bench) = bench(filesystem::EXT4) else { return };
         for program in Program::all() {
             // All file systems at once: most of it is waiting.
             std::thread::scope(|scope| {

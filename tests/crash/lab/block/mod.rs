@@ -44,23 +44,26 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The bench, or nothing and the reason on the standard error.
-fn bench() -> Option<Bench> {
+/// A bench where this file system can be made and mounted, or nothing and the reason on the standard error.
+fn bench(fs: Filesystem) -> Option<Bench> {
+    let skip = |why: &str| skipped(&format!("power cuts at block level on {}: {why}", fs.name));
     if !rustix::process::geteuid().is_root() {
-        skipped("power cuts at block level: mounting a loop device needs the root user");
+        skip("mounting a loop device needs the root user");
         return None;
     }
-    match Bench::mount() {
-        Ok(bench) => Some(bench),
-        Err(error) => {
-            skipped(&format!("power cuts at block level: FUSE: {error}"));
+    let bench = Bench::mount().map_err(|error| skip(&format!("FUSE: {error}"))).ok()?;
+    let mounts = fs.make(&bench).and_then(|device| fs.mount(&bench, &device).map(drop));
+    match mounts {
+        Ok(()) => Some(bench),
+        Err(why) => {
+            skip(&why);
             None
         }
     }
 }
 
 fn sample(fs: Filesystem, work: fn(&Ground) -> Option<Work>) -> Result<(), String> {
-    let Some(bench) = bench() else { return Ok(()) };
+    let Some(bench) = bench(fs) else { return Ok(()) };
     let ground = Ground::new();
     let Some(work) = work(&ground) else { return Ok(()) };
     let recording = Recording::of(&bench, fs, &work, &ground, Duration::ZERO)?;
@@ -88,7 +91,7 @@ fn states(bench: &Bench, ground: &Ground, recording: &Recording, seed: u64, want
 }
 
 fn walked<T>(fs: Filesystem, look: impl FnOnce(&Bench, &Ground, &Recording) -> Result<T, String>) -> Result<Option<T>, String> {
-    let Some(bench) = bench() else { return Ok(None) };
+    let Some(bench) = bench(fs) else { return Ok(None) };
     let ground = Ground::new();
     let recording = Recording::of(&bench, fs, &Work::walk(&ground), &ground, Duration::ZERO)?;
     look(&bench, &ground, &recording).map(Some)
@@ -119,7 +122,7 @@ fn podman_first(fs: Filesystem) -> Result<(), String> {
 
 /// What shows that the judge sees: who acknowledges without a sync is caught, and who syncs before is not.
 fn control(fs: Filesystem) -> Result<(), String> {
-    let Some(bench) = bench() else { return Ok(()) };
+    let Some(bench) = bench(fs) else { return Ok(()) };
     let ground = Ground::new();
     let caught = |operation: Operation| -> Result<Option<String>, String> {
         let work = Work { promised: 1, ..Work::of("control", vec![operation]) };
