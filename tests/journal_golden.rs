@@ -130,3 +130,15 @@ fn the_dump_in_the_document_is_the_golden_segment() {
     }
     assert_eq!(bytes, FIRST);
 }
+
+/// What begins with other bytes is another program's, however well its checksum fits.
+#[test]
+fn a_header_has_our_magic() {
+    let mut bytes = header(&written_by());
+    assert!(parse_header(&bytes).is_some());
+    bytes[0] ^= 1;
+    let crc = bytes.len() - 4;
+    let sum = crc32fast::hash(&bytes[..crc]).to_le_bytes();
+    bytes[crc..].copy_from_slice(&sum);
+    assert_eq!(parse_header(&bytes), None);
+}
