@@ -142,3 +142,13 @@ fn a_header_has_our_magic() {
     bytes[crc..].copy_from_slice(&sum);
     assert_eq!(parse_header(&bytes), None);
 }
+
+/// An end record is recognised by itself behind damage: only the one of this transaction.
+#[test]
+fn the_end_of_another_transaction_ends_nothing() {
+    let mut damaged = Chain::new(&txn()).record(Kind::Intent, b"x");
+    damaged[9] ^= 1;
+    let end = |txn: &TxnId| [header(&written_by()), damaged.clone(), Chain::new(txn).record(Kind::Done, &[])].concat();
+    assert_eq!(scan(&end(&txn()), &txn()), State::Corrupt);
+    assert_eq!(scan(&end(&"f".repeat(32).parse().unwrap()), &txn()), State::Torn);
+}
