@@ -130,3 +130,25 @@ fn the_dump_in_the_document_is_the_golden_segment() {
     }
     assert_eq!(bytes, FIRST);
 }
+
+/// What begins with other bytes is another program's, however well its checksum fits.
+#[test]
+fn a_header_has_our_magic() {
+    let mut bytes = header(&written_by());
+    assert!(parse_header(&bytes).is_some());
+    bytes[0] ^= 1;
+    let crc = bytes.len() - 4;
+    let sum = crc32fast::hash(&bytes[..crc]).to_le_bytes();
+    bytes[crc..].copy_from_slice(&sum);
+    assert_eq!(parse_header(&bytes), None);
+}
+
+/// An end record is recognised by itself behind damage: only the one of this transaction.
+#[test]
+fn the_end_of_another_transaction_ends_nothing() {
+    let mut damaged = Chain::new(&txn()).record(Kind::Intent, b"x");
+    damaged[9] ^= 1;
+    let end = |txn: &TxnId| [header(&written_by()), damaged.clone(), Chain::new(txn).record(Kind::Done, &[])].concat();
+    assert_eq!(scan(&end(&txn()), &txn()), State::Corrupt);
+    assert_eq!(scan(&end(&"f".repeat(32).parse().unwrap()), &txn()), State::Torn);
+}

@@ -3,16 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::fs;
+use std::path::Path;
 
 use cstor_rs::fsio::{Dir, Seam};
 use rustix::io::Errno;
+
+type Made = (&'static str, fn(&Path));
 
 #[test]
 fn what_has_a_name_is_neither_made_anew_nor_renamed_over() {
     let temp = tempfile::tempdir().unwrap();
     let dir = Dir::open(temp.path(), Seam::default()).unwrap();
-    type Make = fn(&std::path::Path);
-    let there: &[(&str, Make)] = &[
+    let there: &[Made] = &[
         ("file", |path| fs::write(path, "there").unwrap()),
         ("directory", |path| fs::create_dir(path).unwrap()),
         ("link", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),
