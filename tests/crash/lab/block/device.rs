@@ -125,6 +125,9 @@ impl Disks {
     }
 }
 
+/// What the file system is called in the table of mounts.
+pub const NAME: &str = "cstor-rs-lab";
+
 /// The FUSE file system that shows them.
 pub struct Bench {
     disks: Arc<Disks>,
@@ -138,7 +141,7 @@ impl Bench {
     pub fn mount() -> io::Result<Self> {
         let (disks, dir) = (Arc::new(Disks::default()), tempfile::tempdir()?);
         let mut config = fuser::Config::default();
-        config.mount_options = vec![MountOption::FSName("cstor-rs-lab".to_owned()), MountOption::DefaultPermissions];
+        config.mount_options = vec![MountOption::FSName(NAME.to_owned()), MountOption::DefaultPermissions];
         let session = fuser::spawn_mount(Shown(Arc::clone(&disks)), dir.path(), &config)?;
         Ok(Self { disks, next: AtomicU64::new(2), session: Some(session), dir })
     }

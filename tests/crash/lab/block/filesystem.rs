@@ -101,6 +101,31 @@ impl Drop for Mounted<'_> {
     }
 }
 
+/// Takes down what a laboratory that was killed has left: its file system answers nobody any more, and mkfs.btrfs, which looks at
+/// every loop device, fails over it.
+pub fn bury_dead() {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts: Vec<(&str, &str)> = table
+        .lines()
+        .filter_map(|line| line.split_once(' ')?.1.split_once(' ').map(|(dir, _)| (line.split(' ').next().unwrap_or_default(), dir)))
+        .collect();
+    let quietly = |program: &str, args: &[&str]| drop(Command::new(program).args(args).output());
+    for (_, bench) in mounts.iter().filter(|(source, _)| *source == super::device::NAME) {
+        // What it said of itself before is remembered; of a name that is not there it is asked.
+        let answer = rustix::fs::stat(Path::new(bench).join("none"));
+        if answer.err() != Some(rustix::io::Errno::NOTCONN) {
+            continue;
+        }
+        let loops = run(Command::new("losetup").args(["--noheadings", "--raw", "--output", "NAME,BACK-FILE"])).unwrap_or_default();
+        for line in String::from_utf8_lossy(&loops).lines() {
+            let Some((device, _)) = line.split_once(' ').filter(|(_, file)| file.starts_with(bench)) else { continue };
+            mounts.iter().filter(|(source, _)| *source == device).for_each(|(_, dir)| quietly("umount", &["-l", dir]));
+            quietly("losetup", &["-d", device]);
+        }
+        quietly("umount", &["-l", bench]);
+    }
+}
+
 pub fn run(command: &mut Command) -> Result<Vec<u8>, String> {
     let output = command.output().map_err(|error| format!("{}: {error}", command.get_program().to_string_lossy()))?;
     if output.status.success() {

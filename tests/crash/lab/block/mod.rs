@@ -51,6 +51,8 @@ fn bench(fs: Filesystem) -> Option<Bench> {
         skip("mounting a loop device needs the root user");
         return None;
     }
+    static DEAD: std::sync::Once = std::sync::Once::new();
+    DEAD.call_once(filesystem::bury_dead);
     let bench = Bench::mount().map_err(|error| skip(&format!("FUSE: {error}"))).ok()?;
     let mounts = fs.make(&bench).and_then(|device| fs.mount(&bench, &device).map(drop));
     match mounts {
