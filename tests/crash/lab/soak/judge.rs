@@ -170,6 +170,13 @@ impl Soak {
     }
 
     fn podman_agrees(&self) -> Result<(), String> {
+        // A podman that is killed between two documents of its image lists no image at all from then on.
+        let records = oracle::table(&self.place.root().join("overlay-images/images.json"))?;
+        let half = |image: &Value| !image["big-data-names"].as_array().into_iter().flatten().any(|key| key == "manifest");
+        if let Some(image) = records.iter().find(|image| self.images.number(text(image, "id")).is_none() && half(image)) {
+            println!("podman left its own image {} half made, and says nothing of the others", text(image, "id"));
+            return Ok(());
+        }
         let Some(list) = self.place.podman(["images", "--all", "--no-trunc", "--format", "json"]) else { return Ok(()) };
         let ended = self.place.run(list, None)?;
         let wrong = |what: &str| format!("podman {what}: {}", ended.line());
