@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use super::device::Bench;
-use super::judge::{Judge, draw, recover};
+use super::judge::{Judge, draw, recover, waits};
 use super::record::{Recording, wait};
 use super::states::{State, States};
 use super::work::{Ground, Operation, podman_pull};
@@ -88,7 +88,7 @@ fn wanted(recording: &Recording, state: &State, act: &Operation) -> Said {
 fn one(judge: &Judge<'_>, state: &State, act: &Operation, kill: Option<Duration>, acted: &mut Acted) -> Result<(), String> {
     let (_device, mounted) = judge.mount(&state.medium)?;
     let (root, runroot) = (mounted.root(), tempfile::tempdir().unwrap());
-    let waiting = std::fs::read_dir(root.join("cstor-rs/journal")).is_ok_and(|mut list| list.next().is_some());
+    let waiting = waits(&root);
     let killed = match kill {
         None => {
             // What it says is its own affair: an image that is not there cannot be removed.

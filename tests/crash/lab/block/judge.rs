@@ -108,7 +108,7 @@ impl Judge<'_> {
                 differs(&self.recording.said[allowed.least], &seen)
             ));
         }
-        let waiting = std::fs::read_dir(root.join("cstor-rs/journal")).is_ok_and(|mut list| list.next().is_some());
+        let waiting = waits(&root);
         counts.recovered = usize::from(waiting);
         let (start, log, recovered) = logged(&device, &mounted, recover);
         recovered?;
@@ -163,7 +163,7 @@ impl Judge<'_> {
     fn repaired(&self, state: &State, allowed: &Allowed<'_>) -> Result<Counts, String> {
         let (_device, mounted) = self.mount(&state.medium)?;
         let root = mounted.root();
-        let waiting = std::fs::read_dir(root.join("cstor-rs/journal")).is_ok_and(|mut list| list.next().is_some());
+        let waiting = waits(&root);
         recover(&root)?;
         if state.acknowledged == 0 {
             let runroot = tempfile::tempdir().unwrap();
@@ -187,6 +187,11 @@ const UNMOUNTABLE: &str = "the file system does not mount";
 /// Counts what is the loss of the file system, and no more than that.
 pub fn unmountable(why: String) -> Result<Counts, String> {
     if why.starts_with(UNMOUNTABLE) { Ok(Counts { unmountable: 1, ..Counts::default() }) } else { Err(why) }
+}
+
+/// Whether a transaction is there to be recovered.
+pub fn waits(root: &Path) -> bool {
+    std::fs::read_dir(root.join("cstor-rs/journal")).is_ok_and(|mut list| list.next().is_some())
 }
 
 /// Finishes or takes back what the power cut left half done.

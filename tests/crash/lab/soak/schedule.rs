@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::rng::Rng;
+
 /// How many writers of ours there are, and how many images each owns.
 pub const WRITERS: usize = 3;
 pub const IMAGES: usize = 3;
@@ -10,27 +12,19 @@ pub const THEIRS: usize = 3;
 /// Names that a writer moves between its images.
 const EXTRA: u64 = 2;
 
-/// splitmix64.
-pub struct Draws(u64);
+/// What the seed of a round draws.
+pub struct Draws(Rng);
 
 impl Draws {
     /// The draws of one round: a round can be drawn without those before it.
     pub fn of(seed: u64, round: u64) -> Self {
-        let mut draws = Self(seed ^ round.wrapping_mul(0xd134_2543_de82_ef95));
-        draws.next();
-        draws
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let mut rng = Rng::new(seed ^ round.wrapping_mul(0xd134_2543_de82_ef95));
+        rng.next();
+        Self(rng)
     }
 
     fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.0.next() % end
     }
 
     /// A time between 2^low and 2^high microseconds, every doubling as likely as the others.
